@@ -1,0 +1,109 @@
+# make install   virtual environment in .venv with torch, this package and what its demo and tests need
+# make demo      installs, then trains a classifier and shows what the operators do in it
+# make test      C++ tests and Python tests
+#
+# Variables: PYTHON, VENV, TORCH (what pip installs), JOBS, SOFTMAX_EXT_CUDA (auto, 1 or 0), SOFTMAX_EXT_ARCHS.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.11.*
+JOBS ?= $(shell nproc)
+BUILD ?= build/dev
+
+bin := $(abspath $(VENV))/bin
+pip := $(bin)/python -m pip --disable-pip-version-check
+export PATH := $(bin):$(PATH)
+export VIRTUAL_ENV := $(abspath $(VENV))
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+
+torch_dir = $(shell $(bin)/python -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])")
+cmake_options = -DTORCH_DIR=$(torch_dir) \
+  $(foreach option,SOFTMAX_EXT_CUDA SOFTMAX_EXT_ARCHS,$(if $($(option)),'-D$(option)=$($(option))',-U$(option)))
+
+# Installs tools from the package index where the machine has none: $(call need,TOOL,REQUIREMENT)
+need = command -v $(1) >/dev/null || $(pip) install --quiet "$(2)"
+
+sources := $(shell find csrc cuda cmake python tools -type f \
+  -not -path '*/__pycache__/*' -not -path '*.egg-info/*' -not -path 'python/softmax_ext/[ils]*/*')
+package_sources := CMakeLists.txt README.md pyproject.toml setup.py $(sources)
+
+.PHONY: install demo test test-cpp test-python test-wheel test-newest lint format bench-calls clean
+.NOTPARALLEL:
+
+install: $(VENV)/.installed
+
+demo: install
+	$(bin)/python -m examples.newsgroups
+
+test: test-cpp test-python
+
+test-cpp: $(VENV)/.torch
+	cmake --preset dev $(cmake_options)
+	cmake --build --preset dev
+	ctest --preset dev
+
+test-python: install
+	$(bin)/python -m pytest
+
+# The wheel as users get it: built in isolation, installed in an environment that has never seen the source tree.
+test-wheel: $(VENV)/.torch
+	rm -rf dist
+	$(pip) wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip uninstall --quiet --yes softmax_ext
+	.venv-wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
+	.venv-wheel/bin/python -m pytest
+
+test-newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip uninstall --quiet --yes softmax_ext
+	.venv-newest/bin/python -m pip install --quiet --upgrade torch
+	.venv-newest/bin/python -m pip install --quiet ".[test]"
+	.venv-newest/bin/python -m pytest
+
+lint: $(VENV)/.lint
+	clang-format --dry-run -Werror $(cpp_files)
+	cmake --preset core
+	clang-tidy -p build/core --quiet $(wildcard tests/cpp/numerics/*.cpp tests/cpp/cuda/*.cpp)
+	$(bin)/python tools/check_includes.py
+	ruff check
+	ruff format --check
+
+format: $(VENV)/.lint
+	clang-format -i $(cpp_files)
+	ruff format
+	ruff check --fix
+	ruff format
+
+bench-calls: install
+	$(bin)/python -m benchmarks.calls
+
+clean:
+	rm -rf build dist python/softmax_ext.egg-info
+
+cpp_files = $(shell find $(wildcard csrc cuda tests benchmarks examples) -regex '.*\.\(h\|cpp\|cu\|cuh\)' -not -path '*/build/*')
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.created
+	$(pip) install --quiet "$(TORCH)"
+	$(call need,cmake,cmake>=3.25)
+	$(call need,ninja,ninja)
+	touch $@
+
+# In the build folder of the dev preset, configured by it first: `make test` then compiles nothing twice.
+$(VENV)/.installed: $(VENV)/.torch $(package_sources)
+	cmake --preset dev $(cmake_options)
+	SOFTMAX_EXT_BUILD_DIR=$(abspath $(BUILD)) MAX_JOBS=$(JOBS) $(pip) install --quiet ".[demo,test]"
+	touch $@
+
+# Formatters differ in every version, so these are fixed.
+$(VENV)/.lint: $(VENV)/.created Makefile
+	$(pip) install --quiet ruff==0.17.6
+	$(call need,clang-format,clang-format==14.0.6)
+	$(call need,clang-tidy,clang-tidy==14.0.6)
+	$(call need,cmake,cmake>=3.25)
+	$(call need,ninja,ninja)
+	touch $@

@@ -1,0 +1,133 @@
+// The table of contents: every operator's schema, with its Meta and composite registrations. CPU
+// kernels are registered in csrc/cpu, CUDA kernels in cuda, derivatives in csrc/autograd, vmap
+// rules in python/softmax_ext/_vmap.py.
+//
+// Public operators:
+//   The default overload takes `Tensor? temperature`: a plain call then matches the first overload,
+//   and the gradient of a tensor temperature is never dropped. `.float` takes a number.
+//
+// Primitives (underscore):
+//   temperature  one per row, broadcast against self with size 1 in dim, in the dtype of the
+//   arithmetic (float64 if any
+//                tensor is float64, else float32); where it is given, scale is not used
+//   scale        1/T for a number T
+//   dtype        of the result, as the int of its c10::ScalarType
+//   Functional, never aliasing an input; outputs contiguous. Their backwards are primitives too.
+
+#include <torch/library.h>
+
+#include "csrc/outputs.h"
+#include "csrc/public_operators.h"
+#include "csrc/softmax_ext.h"
+
+const char* softmax_ext_version() { return SOFTMAX_EXT_VERSION; }
+
+TORCH_LIBRARY(softmax_ext, m) {
+  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
+
+  m.def(
+      "softmax(Tensor self, int dim, ScalarType? dtype=None, *, Tensor? temperature=None) -> "
+      "Tensor",
+      tags);
+  m.def(
+      "softmax.float(Tensor self, int dim, ScalarType? dtype=None, *, float temperature) -> Tensor",
+      tags);
+  m.def(
+      "log_softmax(Tensor self, int dim, ScalarType? dtype=None, *, Tensor? temperature=None) -> "
+      "Tensor",
+      tags);
+  m.def(
+      "log_softmax.float(Tensor self, int dim, ScalarType? dtype=None, *, float temperature) -> "
+      "Tensor",
+      tags);
+  m.def(
+      "logsumexp(Tensor self, int[1] dim, bool keepdim=False, *, Tensor? temperature=None) -> "
+      "Tensor",
+      tags);
+  m.def(
+      "logsumexp.float(Tensor self, int[1] dim, bool keepdim=False, *, float temperature) -> "
+      "Tensor",
+      tags);
+  m.def(
+      "cross_entropy(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt "
+      "ignore_index=-100, "
+      "float label_smoothing=0.0) -> Tensor",
+      tags);
+
+  m.def(
+      "_softmax(Tensor self, Tensor? temperature, int dim, float scale, int? dtype) -> Tensor",
+      tags);
+  m.def(
+      "_softmax_backward(Tensor grad, Tensor output, Tensor? temperature, int dim, float scale, "
+      "int dtype) -> Tensor",
+      tags);
+  m.def(
+      "_log_softmax(Tensor self, Tensor? temperature, int dim, float scale, int? dtype) -> Tensor",
+      tags);
+  m.def(
+      "_log_softmax_backward(Tensor grad, Tensor output, Tensor? temperature, int dim, float "
+      "scale, int dtype) "
+      "-> Tensor",
+      tags);
+  // Keeps dim, with size 1.
+  m.def(
+      "_logsumexp(Tensor self, Tensor? temperature, int dim, float scale, int? dtype) -> Tensor",
+      tags);
+  m.def(
+      "_logsumexp_backward(Tensor grad, Tensor self, Tensor? temperature, int dim, float scale) -> "
+      "Tensor",
+      tags);
+  // (loss, max, log_sum) per row; max and log_sum = log Σ exp(x − max) are what backward needs, and
+  // not differentiable.
+  m.def(
+      "_cross_entropy(Tensor self, Tensor target, int dim, SymInt ignore_index) -> (Tensor, "
+      "Tensor, Tensor)",
+      tags);
+  m.def(
+      "_cross_entropy_backward(Tensor grad, Tensor self, Tensor target, Tensor max, Tensor "
+      "log_sum, int dim, "
+      "SymInt ignore_index) -> Tensor",
+      tags);
+  // (result, count): the sum, or the mean over rows that are not ignored, of all but the first
+  // `leading` dims. Added up in float64 in a fixed order.
+  m.def(
+      "_reduce_losses(Tensor losses, Tensor target, int leading, bool mean, SymInt ignore_index) "
+      "-> (Tensor, Tensor)",
+      tags);
+}
+
+namespace softmax_ext {
+
+// Composite for every backend, and as decomposition under vmap, where composites are not taken
+// apart by themselves.
+void register_public_operators(torch::Library& m) {
+  m.impl("softmax", &public_operator::softmax);
+  m.impl("softmax.float", &public_operator::softmax_float);
+  m.impl("log_softmax", &public_operator::log_softmax);
+  m.impl("log_softmax.float", &public_operator::log_softmax_float);
+  m.impl("logsumexp", &public_operator::logsumexp);
+  m.impl("logsumexp.float", &public_operator::logsumexp_float);
+  m.impl("cross_entropy", &public_operator::cross_entropy);
+}
+
+}  // namespace softmax_ext
+
+TORCH_LIBRARY_IMPL(softmax_ext, CompositeImplicitAutograd, m) {
+  softmax_ext::register_public_operators(m);
+}
+TORCH_LIBRARY_IMPL(softmax_ext, FuncTorchBatchedDecomposition, m) {
+  softmax_ext::register_public_operators(m);
+}
+
+TORCH_LIBRARY_IMPL(softmax_ext, Meta, m) {
+  namespace outputs = softmax_ext::outputs;
+  m.impl("_softmax", &outputs::softmax);
+  m.impl("_softmax_backward", &outputs::softmax_backward);
+  m.impl("_log_softmax", &outputs::log_softmax);
+  m.impl("_log_softmax_backward", &outputs::log_softmax_backward);
+  m.impl("_logsumexp", &outputs::logsumexp);
+  m.impl("_logsumexp_backward", &outputs::logsumexp_backward);
+  m.impl("_cross_entropy", &outputs::cross_entropy);
+  m.impl("_cross_entropy_backward", &outputs::cross_entropy_backward);
+  m.impl("_reduce_losses", &outputs::reduce_losses);
+}

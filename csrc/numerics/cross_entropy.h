@@ -1,0 +1,47 @@
+#pragma once
+// Softmax-cross-entropy of one row against a class index, and its gradient.
+//
+//   loss   = −log p[target]   = (max − x[target]) + log Σ exp(x − max)
+//   dx[j]  = dloss · (p[j] − [j = target]),   p[j] = exp(x[j] − max) / Σ exp(x − max)
+//
+// Backward makes p again from the logits and two numbers a row, max and log Σ exp(x − max). They
+// are kept apart: one rounded log-sum-exp near 1e4 would cost the gradient four of its seven
+// digits.
+
+#include "csrc/numerics/softmax_summary.h"
+
+namespace softmax_ext {
+
+template <typename Lane>
+struct CrossEntropyRow {
+  Lane loss;
+  Lane max;
+  Lane log_sum;
+};
+
+template <typename Lane, typename Total>
+SOFTMAX_EXT_HOST_DEVICE CrossEntropyRow<Lane> cross_entropy_row(
+    SoftmaxSummary<Lane, Total> summary, Lane target_logit) {
+  const bool is_undefined = summary.max == kInfinity<Lane> || summary.max == -kInfinity<Lane>;
+  const Total log_sum = is_undefined ? kNaN<Total> : summary.log_sum();
+  const Total distance = Total(summary.max) - Total(target_logit);
+  return {Lane(distance + log_sum), summary.max, Lane(log_sum)};
+}
+
+template <typename Lane>
+struct CrossEntropyGradient {
+  Lane max;
+  Lane log_sum;
+  Lane grad;  // of the row's loss
+
+  // Every column but the target's.
+  SOFTMAX_EXT_HOST_DEVICE Lane other_class(Lane logit) const {
+    return exponential(logit - max) * (exponential(-log_sum) * grad);
+  }
+  // p − 1 without cancellation: near p = 1 the difference would keep no digit.
+  SOFTMAX_EXT_HOST_DEVICE Lane true_class(Lane logit) const {
+    return exponential_minus_1((logit - max) - log_sum) * grad;
+  }
+};
+
+}  // namespace softmax_ext

@@ -1,0 +1,184 @@
+#pragma once
+// One definition of each operator for both backends. A row operator is a summary of a row, which
+// merges in any order, and a map of the row's elements:
+//
+//   Element                              what is read at one column
+//   Output                               what is written at one column
+//   padding()                            the element that changes no summary
+//   empty(), summarize(elements, count)  the summary of nothing, of a chunk
+//   merge(a, b)                          the summary of both
+//   constants(summary)                   what the map needs to know of the whole row
+//   map(element, constants)              the output at one column
+//
+// | operator           | element | summary          | each element becomes             |
+// | ------------------ | ------- | ---------------- | -------------------------------- |
+// | softmax            | x       | SoftmaxSummary   | exp((x − max)/T) / sum           |
+// | log_softmax        | x       | SoftmaxSummary   | (x − max)/T − log sum            |
+// | softmax backward   | dy, y   | Σ dy·y           | y · (dy − Σ) / T                 |
+// | log_softmax backw. | dy, y   | Σ dy             | (dy − exp(y) · Σ) / T            |
+// | logsumexp          | x       | SoftmaxSummary   | – (the row yields max/T + log sum) |
+// | logsumexp backward | x       | SoftmaxSummary   | dy · exp((x − max)/T) / sum / T  |
+//
+// `Lane` is the type arithmetic is done in (float for 16-bit types), `Total` that of sums. `scale`
+// is 1/T, T the temperature: the row is shifted first and scaled then, since x/T alone can
+// overflow.
+
+#include "csrc/numerics/softmax_summary.h"
+
+namespace softmax_ext {
+
+template <typename Lane, typename Total>
+struct OverLogits {
+  using Element = Lane;
+  using Output = Lane;
+  using Summary = SoftmaxSummary<Lane, Total>;
+
+  Lane scale;
+
+  SOFTMAX_EXT_HOST_DEVICE static Element padding() { return -kInfinity<Lane>; }
+  SOFTMAX_EXT_HOST_DEVICE static Summary empty() { return Summary::empty(); }
+  SOFTMAX_EXT_HOST_DEVICE Summary summarize(const Element* logits, int count) const {
+    return summarize_logits<Total>(logits, count, scale);
+  }
+  SOFTMAX_EXT_HOST_DEVICE Summary merge(Summary a, Summary b) const {
+    return softmax_ext::merge(a, b, scale);
+  }
+
+  // A row without probabilities: all −inf, or with +inf, or under an invalid temperature. (NaN is
+  // in the sum already.)
+  SOFTMAX_EXT_HOST_DEVICE bool is_undefined(Summary summary) const {
+    return summary.max == kInfinity<Lane> || summary.max == -kInfinity<Lane> || scale != scale;
+  }
+};
+
+template <typename Lane, typename Total = Lane>
+struct SoftmaxForward : OverLogits<Lane, Total> {
+  using typename OverLogits<Lane, Total>::Summary;
+  using OverLogits<Lane, Total>::scale;
+
+  struct Constants {
+    Lane max;
+    Lane inverse_sum;
+  };
+
+  SOFTMAX_EXT_HOST_DEVICE Constants constants(Summary summary) const {
+    return {summary.max, this->is_undefined(summary) ? kNaN<Lane> : Lane(1 / summary.sum())};
+  }
+  SOFTMAX_EXT_HOST_DEVICE Lane map(Lane logit, Constants row) const {
+    return exponential(scaled_distance(logit, row.max, scale)) * row.inverse_sum;
+  }
+};
+
+template <typename Lane, typename Total = Lane>
+struct LogSoftmaxForward : OverLogits<Lane, Total> {
+  using typename OverLogits<Lane, Total>::Summary;
+  using OverLogits<Lane, Total>::scale;
+
+  struct Constants {
+    Lane max;
+    Lane log_sum;
+  };
+
+  SOFTMAX_EXT_HOST_DEVICE Constants constants(Summary summary) const {
+    return {summary.max, this->is_undefined(summary) ? kNaN<Lane> : Lane(summary.log_sum())};
+  }
+  SOFTMAX_EXT_HOST_DEVICE Lane map(Lane logit, Constants row) const {
+    return scaled_distance(logit, row.max, scale) - row.log_sum;
+  }
+};
+
+template <typename Lane, typename Total = Lane>
+struct LogSumExpForward : OverLogits<Lane, Total> {
+  using typename OverLogits<Lane, Total>::Summary;
+  using OverLogits<Lane, Total>::scale;
+
+  // −inf for no logits or −inf alone, +inf with a +inf; NaN at T = 0, where the value has no limit.
+  SOFTMAX_EXT_HOST_DEVICE Lane result(Summary summary) const {
+    const bool is_valid = scale >= 0 && scale < kInfinity<Lane>;
+    return is_valid ? Lane(Total(scaled_distance(summary.max, Lane(0), scale)) + summary.log_sum())
+                    : kNaN<Lane>;
+  }
+};
+
+template <typename Lane, typename Total = Lane>
+struct LogSumExpBackward : OverLogits<Lane, Total> {
+  using typename OverLogits<Lane, Total>::Summary;
+  using OverLogits<Lane, Total>::scale;
+
+  Lane grad;  // of the row's log-sum-exp
+
+  struct Constants {
+    Lane max;
+    Lane factor;
+  };
+
+  // A row of −inf alone takes no gradient (torch: NaN). With a +inf only its own column is NaN, as
+  // in torch.
+  SOFTMAX_EXT_HOST_DEVICE Constants constants(Summary summary) const {
+    if (summary.max == -kInfinity<Lane> && summary.rest == -1 && scale == scale)
+      return {Lane(0), Lane(0)};
+    const Lane inverse_sum = summary.max == kInfinity<Lane> && summary.rest == summary.rest
+                                 ? Lane(0)
+                                 : Lane(1 / summary.sum());
+    return {summary.max, grad * inverse_sum * gradient_scale(scale)};
+  }
+  SOFTMAX_EXT_HOST_DEVICE Lane map(Lane logit, Constants row) const {
+    return exponential(scaled_distance(logit, row.max, scale)) * row.factor;
+  }
+};
+
+// A gradient and the forward output at one column.
+template <typename Lane>
+struct GradientElement {
+  Lane grad;
+  Lane output;
+};
+
+template <typename Lane, typename Total>
+struct OverGradients {
+  using Element = GradientElement<Lane>;
+  using Output = Lane;
+  using Summary = Total;
+  using Constants = Lane;
+
+  Lane scale;
+
+  SOFTMAX_EXT_HOST_DEVICE static Element padding() { return {Lane(0), Lane(0)}; }
+  SOFTMAX_EXT_HOST_DEVICE static Summary empty() { return Total(0); }
+  SOFTMAX_EXT_HOST_DEVICE Summary merge(Summary a, Summary b) const { return a + b; }
+  SOFTMAX_EXT_HOST_DEVICE Constants constants(Summary summary) const { return Lane(summary); }
+};
+
+template <typename Lane, typename Total = Lane>
+struct SoftmaxBackward : OverGradients<Lane, Total> {
+  using Element = GradientElement<Lane>;
+  using OverGradients<Lane, Total>::scale;
+
+  SOFTMAX_EXT_HOST_DEVICE Total summarize(const Element* elements, int count) const {
+    Total dot = 0;
+    SOFTMAX_EXT_UNROLL
+    for (int i = 0; i < count; ++i) dot += Total(elements[i].grad) * Total(elements[i].output);
+    return dot;
+  }
+  SOFTMAX_EXT_HOST_DEVICE Lane map(Element element, Lane dot) const {
+    return element.output * (element.grad - dot) * gradient_scale(scale);
+  }
+};
+
+template <typename Lane, typename Total = Lane>
+struct LogSoftmaxBackward : OverGradients<Lane, Total> {
+  using Element = GradientElement<Lane>;
+  using OverGradients<Lane, Total>::scale;
+
+  SOFTMAX_EXT_HOST_DEVICE Total summarize(const Element* elements, int count) const {
+    Total sum = 0;
+    SOFTMAX_EXT_UNROLL
+    for (int i = 0; i < count; ++i) sum += Total(elements[i].grad);
+    return sum;
+  }
+  SOFTMAX_EXT_HOST_DEVICE Lane map(Element element, Lane sum) const {
+    return (element.grad - exponential(element.output) * sum) * gradient_scale(scale);
+  }
+};
+
+}  // namespace softmax_ext

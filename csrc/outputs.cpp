@@ -1,0 +1,377 @@
+#include "csrc/outputs.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ops/empty.h>
+
+#include "csrc/element_type.h"
+
+namespace softmax_ext {
+
+int64_t wrapped_dim(const char* op, int64_t dim, int64_t rank) {
+  const int64_t dims = std::max<int64_t>(rank, 1);
+  TORCH_CHECK_INDEX(
+      -dims <= dim && dim < dims,
+      op,
+      ": expected dim in [",
+      -dims,
+      ", ",
+      dims - 1,
+      "] for a ",
+      rank,
+      "-d tensor, got ",
+      dim);
+  return dim < 0 ? dim + dims : dim;
+}
+
+at::ScalarType dtype_of_code(const char* op, int64_t code) {
+  const bool is_known = 0 <= code && code < static_cast<int64_t>(at::ScalarType::NumOptions);
+  TORCH_CHECK_NOT_IMPLEMENTED(is_known, op, ": expected the code of a dtype, got ", code);
+  const auto dtype = static_cast<at::ScalarType>(code);
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      is_element_type(dtype),
+      op,
+      ": expected an output dtype of float64, float32, bfloat16 or float16, got ",
+      dtype);
+  return dtype;
+}
+
+namespace outputs {
+namespace {
+
+void check_element_type(const char* op, const char* name, const Tensor& tensor) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      is_element_type(tensor.scalar_type()),
+      op,
+      ": expected ",
+      name,
+      " of dtype float64, float32, bfloat16 or float16, got ",
+      tensor.scalar_type(),
+      at::isIntegralType(tensor.scalar_type(), /*includeBool=*/true) ? "; give dtype= to convert it"
+                                                                     : "");
+}
+
+void check_same_device(
+    const char* op, const char* name, const Tensor& tensor, const Tensor& input) {
+  TORCH_CHECK(
+      tensor.device() == input.device(),
+      op,
+      ": expected ",
+      name,
+      " on the input's device ",
+      input.device(),
+      ", got ",
+      tensor.device());
+}
+
+void check_same_sizes(const char* op, const char* name, const Tensor& tensor, const Tensor& like) {
+  TORCH_CHECK(
+      tensor.dim() == like.dim(),
+      op,
+      ": expected ",
+      name,
+      " of shape ",
+      like.sym_sizes(),
+      ", got ",
+      tensor.sym_sizes());
+  for (int64_t i = 0; i < like.dim(); ++i)
+    TORCH_SYM_CHECK(
+        tensor.sym_size(i).sym_eq(like.sym_size(i)),
+        op,
+        ": expected ",
+        name,
+        " of shape ",
+        like.sym_sizes(),
+        ", got ",
+        tensor.sym_sizes());
+}
+
+// The shape of one value per row. With keepdim the reduced dim stays, with size 1.
+c10::SymDimVector row_sizes(const Tensor& self, int64_t dim, bool keepdim) {
+  c10::SymDimVector sizes(self.sym_sizes().begin(), self.sym_sizes().end());
+  if (self.dim() == 0) return sizes;
+  if (keepdim)
+    sizes[dim] = 1;
+  else
+    sizes.erase(sizes.begin() + dim);
+  return sizes;
+}
+
+void check_row_values(
+    const char* op,
+    const char* name,
+    const Tensor& tensor,
+    const Tensor& self,
+    int64_t dim,
+    bool keepdim) {
+  const auto sizes = row_sizes(self, dim, keepdim);
+  const c10::SymIntArrayRef expected(sizes);
+  TORCH_CHECK(
+      tensor.dim() == static_cast<int64_t>(sizes.size()),
+      op,
+      ": expected ",
+      name,
+      " of shape ",
+      expected,
+      " for input ",
+      self.sym_sizes(),
+      ", got ",
+      tensor.sym_sizes());
+  for (size_t i = 0; i < sizes.size(); ++i)
+    TORCH_SYM_CHECK(
+        tensor.sym_size(static_cast<int64_t>(i)).sym_eq(sizes[i]),
+        op,
+        ": expected ",
+        name,
+        " of shape ",
+        expected,
+        " for input ",
+        self.sym_sizes(),
+        ", got ",
+        tensor.sym_sizes());
+}
+
+void check_temperature(
+    const char* op,
+    const optional<Tensor>& temperature,
+    const Tensor& self,
+    int64_t dim,
+    at::ScalarType lane) {
+  if (!temperature || !temperature->defined()) return;
+  const Tensor& t = *temperature;
+  check_same_device(op, "temperature", t, self);
+  TORCH_CHECK(
+      t.scalar_type() == lane,
+      op,
+      ": expected temperature of dtype ",
+      lane,
+      ", got ",
+      t.scalar_type());
+  const int64_t offset = self.dim() - t.dim();
+  TORCH_CHECK_VALUE(
+      offset >= 0,
+      op,
+      ": expected a temperature that broadcasts against the input of shape ",
+      self.sym_sizes(),
+      ", got shape ",
+      t.sym_sizes());
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    const c10::SymInt size = t.sym_size(i);
+    const c10::SymBool is_one = size.sym_eq(1);
+    const bool is_reduced = i + offset == dim;
+    TORCH_CHECK_VALUE(
+        (is_reduced ? is_one : is_one.sym_or(size.sym_eq(self.sym_size(i + offset))))
+            .expect_true(__FILE__, __LINE__),
+        op,
+        ": expected a temperature that broadcasts against the input of shape ",
+        self.sym_sizes(),
+        " with size 1 in dim ",
+        dim,
+        ", got shape ",
+        t.sym_sizes());
+  }
+}
+
+Tensor empty_of(const Tensor& self, c10::SymIntArrayRef sizes, at::ScalarType dtype) {
+  // Straight to the allocator for a plain CPU tensor: the dispatcher would take longer than a small
+  // row's softmax. A fake tensor has the CPU's key too, but also Python's.
+  const auto keys = self.key_set();
+  if (keys.has(c10::DispatchKey::CPU) && !keys.has(c10::DispatchKey::Python))
+    return at::detail::empty_cpu(
+        c10::asIntArrayRefUnchecked(sizes),
+        dtype,
+        std::nullopt,
+        std::nullopt,
+        std::nullopt,
+        std::nullopt);
+  return at::empty_symint(sizes, self.options().dtype(dtype));
+}
+
+Tensor empty_like_sizes(const Tensor& self, at::ScalarType dtype) {
+  return empty_of(self, self.sym_sizes(), dtype);
+}
+
+at::ScalarType output_dtype(const char* op, const Tensor& self, optional<int64_t> dtype) {
+  return dtype ? dtype_of_code(op, *dtype) : self.scalar_type();
+}
+
+Tensor normalized(
+    const char* op,
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    optional<int64_t> dtype) {
+  dim = wrapped_dim(op, dim, self.dim());
+  check_element_type(op, "input", self);
+  const auto out = output_dtype(op, self, dtype);
+  check_temperature(op, temperature, self, dim, lane_dtype(self.scalar_type(), out));
+  return empty_like_sizes(self, out);
+}
+
+Tensor normalized_backward(
+    const char* op,
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    int64_t dtype) {
+  dim = wrapped_dim(op, dim, output.dim());
+  check_element_type(op, "output", output);
+  check_same_sizes(op, "grad", grad, output);
+  check_same_device(op, "grad", grad, output);
+  TORCH_CHECK(
+      grad.scalar_type() == output.scalar_type(),
+      op,
+      ": expected grad of the output's dtype ",
+      output.scalar_type(),
+      ", got ",
+      grad.scalar_type());
+  const auto out = dtype_of_code(op, dtype);
+  check_temperature(op, temperature, output, dim, lane_dtype(output.scalar_type(), out));
+  return empty_like_sizes(output, out);
+}
+
+void check_target(const char* op, const Tensor& self, const Tensor& target, int64_t dim) {
+  check_same_device(op, "target", target, self);
+  const auto dtype = target.scalar_type();
+  TORCH_CHECK(
+      dtype == at::kLong || dtype == at::kInt || dtype == at::kByte,
+      op,
+      ": expected class indices of dtype int64, int32 or uint8 as target, got ",
+      dtype);
+  check_row_values(op, "target", target, self, dim, /*keepdim=*/false);
+}
+
+}  // namespace
+
+Tensor softmax(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double,
+    optional<int64_t> dtype) {
+  return normalized("softmax", self, temperature, dim, dtype);
+}
+
+Tensor log_softmax(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double,
+    optional<int64_t> dtype) {
+  return normalized("log_softmax", self, temperature, dim, dtype);
+}
+
+Tensor softmax_backward(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double,
+    int64_t dtype) {
+  return normalized_backward("softmax_backward", grad, output, temperature, dim, dtype);
+}
+
+Tensor log_softmax_backward(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double,
+    int64_t dtype) {
+  return normalized_backward("log_softmax_backward", grad, output, temperature, dim, dtype);
+}
+
+Tensor logsumexp(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double,
+    optional<int64_t> dtype) {
+  dim = wrapped_dim("logsumexp", dim, self.dim());
+  check_element_type("logsumexp", "input", self);
+  const auto out = output_dtype("logsumexp", self, dtype);
+  check_temperature("logsumexp", temperature, self, dim, lane_dtype(self.scalar_type(), out));
+  return empty_of(self, row_sizes(self, dim, /*keepdim=*/true), out);
+}
+
+Tensor logsumexp_backward(
+    const Tensor& grad,
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double) {
+  dim = wrapped_dim("logsumexp_backward", dim, self.dim());
+  check_element_type("logsumexp_backward", "input", self);
+  check_element_type("logsumexp_backward", "grad", grad);
+  check_same_device("logsumexp_backward", "grad", grad, self);
+  check_row_values("logsumexp_backward", "grad", grad, self, dim, /*keepdim=*/true);
+  check_temperature(
+      "logsumexp_backward",
+      temperature,
+      self,
+      dim,
+      lane_dtype(self.scalar_type(), grad.scalar_type()));
+  return empty_like_sizes(self, self.scalar_type());
+}
+
+std::tuple<Tensor, Tensor, Tensor> cross_entropy(
+    const Tensor& self, const Tensor& target, int64_t dim, c10::SymInt) {
+  dim = wrapped_dim("cross_entropy", dim, self.dim());
+  TORCH_CHECK(
+      self.dim() > 0, "cross_entropy: expected an input of at least 1 dim, got a 0-d tensor");
+  check_element_type("cross_entropy", "input", self);
+  check_target("cross_entropy", self, target, dim);
+  const auto sizes = row_sizes(self, dim, /*keepdim=*/false);
+  const auto lane = lane_dtype(self.scalar_type());
+  return {empty_of(self, sizes, lane), empty_of(self, sizes, lane), empty_of(self, sizes, lane)};
+}
+
+Tensor cross_entropy_backward(
+    const Tensor& grad,
+    const Tensor& self,
+    const Tensor& target,
+    const Tensor& max,
+    const Tensor& log_sum,
+    int64_t dim,
+    c10::SymInt) {
+  const char* op = "cross_entropy_backward";
+  dim = wrapped_dim(op, dim, self.dim());
+  check_element_type(op, "input", self);
+  check_target(op, self, target, dim);
+  const auto lane = lane_dtype(self.scalar_type());
+  for (const auto& [name, tensor] :
+       {std::pair("grad", &grad), std::pair("max", &max), std::pair("log_sum", &log_sum)}) {
+    check_same_device(op, name, *tensor, self);
+    check_row_values(op, name, *tensor, self, dim, /*keepdim=*/false);
+    TORCH_CHECK(
+        tensor->scalar_type() == lane,
+        op,
+        ": expected ",
+        name,
+        " of dtype ",
+        lane,
+        ", got ",
+        tensor->scalar_type());
+  }
+  return empty_like_sizes(self, self.scalar_type());
+}
+
+std::tuple<Tensor, Tensor> reduce_losses(
+    const Tensor& losses, const Tensor& target, int64_t leading, bool, c10::SymInt) {
+  const char* op = "reduce_losses";
+  check_element_type(op, "losses", losses);
+  check_same_device(op, "target", target, losses);
+  check_same_sizes(op, "target", target, losses);
+  TORCH_CHECK(
+      0 <= leading && leading <= losses.dim(),
+      op,
+      ": expected 0 to ",
+      losses.dim(),
+      " leading dims, got ",
+      leading);
+  const auto sizes = losses.sym_sizes().slice(0, leading);
+  return {empty_of(losses, sizes, losses.scalar_type()), empty_of(losses, sizes, at::kDouble)};
+}
+
+}  // namespace outputs
+}  // namespace softmax_ext

@@ -1,0 +1,28 @@
+#pragma once
+// One function per primitive: validates the inputs and allocates the outputs, contiguous, on the
+// input's device. It is the primitive's Meta kernel, and its CPU and CUDA kernels call it first: a
+// shape rule is written once. Sizes are read as SymInt only, so that they may be symbolic.
+
+#include "csrc/signatures.h"
+
+namespace softmax_ext {
+
+// `dim` in [0, rank). Raises IndexError as torch does; a 0-d tensor has dims −1 and 0.
+int64_t wrapped_dim(const char* op, int64_t dim, int64_t rank);
+
+// The dtype codes of primitives: a c10::ScalarType as an int. (A ScalarType argument of a custom
+// operator is misread by torch 2.11's AOTInductor.)
+at::ScalarType dtype_of_code(const char* op, int64_t code);
+inline int64_t code_of_dtype(at::ScalarType dtype) { return static_cast<int64_t>(dtype); }
+
+namespace outputs {
+
+signature::Normalize softmax, log_softmax, logsumexp;
+signature::NormalizeBackward softmax_backward, log_softmax_backward;
+signature::LogSumExpBackward logsumexp_backward;
+signature::CrossEntropy cross_entropy;
+signature::CrossEntropyBackward cross_entropy_backward;
+signature::ReduceLosses reduce_losses;
+
+}  // namespace outputs
+}  // namespace softmax_ext

@@ -1,0 +1,53 @@
+#pragma once
+// The primitives as C++ functions: typed calls through the dispatcher. They own the kernels, the
+// derivatives and the vmap rules; public operators are made of them.
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+
+#include "csrc/signatures.h"
+
+namespace softmax_ext {
+
+// A string as a template argument.
+template <size_t size>
+struct Name {
+  char characters[size];
+  constexpr Name(const char (&text)[size]) { std::copy_n(text, size, characters); }
+};
+
+// The operator `name` and its overload, looked up at the first call.
+template <Name name, typename Signature, Name overload = "">
+struct Operator;
+
+template <Name name, typename Result, typename... Arguments, Name overload>
+struct Operator<name, Result(Arguments...), overload> {
+  Result operator()(Arguments... arguments) const {
+    static const auto handle = c10::Dispatcher::singleton()
+                                   .findSchemaOrThrow(name.characters, overload.characters)
+                                   .template typed<Result(Arguments...)>();
+    return handle.call(std::forward<Arguments>(arguments)...);
+  }
+};
+
+namespace primitive {
+
+using namespace signature;
+
+inline constexpr Operator<"softmax_ext::_softmax", Normalize> softmax;
+inline constexpr Operator<"softmax_ext::_softmax_backward", NormalizeBackward> softmax_backward;
+inline constexpr Operator<"softmax_ext::_log_softmax", Normalize> log_softmax;
+inline constexpr Operator<"softmax_ext::_log_softmax_backward", NormalizeBackward>
+    log_softmax_backward;
+inline constexpr Operator<"softmax_ext::_logsumexp", Normalize> logsumexp;
+inline constexpr Operator<"softmax_ext::_logsumexp_backward", LogSumExpBackward> logsumexp_backward;
+inline constexpr Operator<"softmax_ext::_cross_entropy", CrossEntropy> cross_entropy;
+inline constexpr Operator<"softmax_ext::_cross_entropy_backward", CrossEntropyBackward>
+    cross_entropy_backward;
+inline constexpr Operator<"softmax_ext::_reduce_losses", ReduceLosses> reduce_losses;
+
+}  // namespace primitive
+}  // namespace softmax_ext

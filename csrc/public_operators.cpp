@@ -1,0 +1,208 @@
+#include "csrc/public_operators.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "csrc/element_type.h"
+#include "csrc/outputs.h"
+#include "csrc/primitives.h"
+
+namespace softmax_ext::public_operator {
+namespace {
+
+double scale_of(const char* op, double temperature) {
+  TORCH_CHECK_VALUE(temperature >= 0, op, ": expected a temperature >= 0, got ", temperature);
+  return 1 / temperature;
+}
+
+// What softmax and log_softmax share: the input in a dtype that the primitive takes, its dtype
+// argument, and the temperature in the dtype of the arithmetic.
+struct Arguments {
+  Tensor self;
+  optional<Tensor> temperature;
+  optional<int64_t> dtype;
+};
+
+Arguments resolved(
+    const char* op,
+    const Tensor& self,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature) {
+  Arguments arguments{self, std::nullopt, std::nullopt};
+  if (dtype) {
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        is_element_type(*dtype),
+        op,
+        ": expected dtype float64, float32, bfloat16 or float16, got ",
+        *dtype);
+    if (!is_element_type(self.scalar_type())) arguments.self = self.to(*dtype);
+    if (*dtype != arguments.self.scalar_type()) arguments.dtype = code_of_dtype(*dtype);
+  }
+  if (temperature) {
+    TORCH_CHECK(
+        !temperature->is_complex(),
+        op,
+        ": expected a real temperature, got dtype ",
+        temperature->scalar_type());
+    const auto in = arguments.self.scalar_type();
+    arguments.temperature = temperature->to(lane_dtype(in, dtype.value_or(in)));
+  }
+  return arguments;
+}
+
+// The dims wrapped and sorted; all of them when none is named.
+std::vector<int64_t> wrapped_dims(const char* op, at::IntArrayRef dims, int64_t rank) {
+  std::vector<int64_t> wrapped;
+  for (const int64_t dim : dims) wrapped.push_back(wrapped_dim(op, dim, rank));
+  if (dims.empty())
+    for (int64_t dim = 0; dim < rank; ++dim) wrapped.push_back(dim);
+  std::sort(wrapped.begin(), wrapped.end());
+  const auto twice = std::adjacent_find(wrapped.begin(), wrapped.end());
+  TORCH_CHECK(
+      twice == wrapped.end(),
+      op,
+      ": expected each dim once, got dim ",
+      *twice,
+      " more than once in ",
+      dims);
+  return wrapped;
+}
+
+// `dims` (sorted, at least two) moved to the end and made one.
+Tensor flattened(const Tensor& tensor, const std::vector<int64_t>& dims) {
+  std::vector<int64_t> last;
+  for (size_t i = 0; i < dims.size(); ++i)
+    last.push_back(tensor.dim() - static_cast<int64_t>(dims.size() - i));
+  return tensor.movedim(dims, last).flatten(last.front(), -1);
+}
+
+// A temperature that broadcasts against `self`, after `dims` of `self` were flattened.
+Tensor flattened_temperature(
+    const Tensor& temperature, const Tensor& self, const std::vector<int64_t>& dims) {
+  if (temperature.dim() == 0) return temperature;
+  Tensor full = temperature;
+  while (full.dim() < self.dim()) full = full.unsqueeze(0);
+  return flattened(full, dims);
+}
+
+Tensor logsumexp_over(
+    const Tensor& self,
+    at::IntArrayRef dims,
+    bool keepdim,
+    const optional<Tensor>& temperature,
+    double scale) {
+  const Tensor input = at::isIntegralType(self.scalar_type(), /*includeBool=*/true)
+                           ? self.to(at::get_default_dtype())
+                           : self;
+  const auto arguments = resolved("logsumexp", input, std::nullopt, temperature);
+  const auto wrapped = wrapped_dims("logsumexp", dims, self.dim());
+  if (wrapped.size() <= 1) {
+    const int64_t dim = wrapped.empty() ? 0 : wrapped[0];
+    const Tensor result =
+        primitive::logsumexp(arguments.self, arguments.temperature, dim, scale, std::nullopt);
+    return keepdim || self.dim() == 0 ? result : result.squeeze(dim);
+  }
+  optional<Tensor> row_temperature;
+  if (arguments.temperature)
+    row_temperature = flattened_temperature(*arguments.temperature, input, wrapped);
+  Tensor result = primitive::logsumexp(
+                      flattened(arguments.self, wrapped), row_temperature, -1, scale, std::nullopt)
+                      .squeeze(-1);
+  if (keepdim)
+    for (const int64_t dim : wrapped) result = result.unsqueeze(dim);
+  return result;
+}
+
+enum Reduction : int64_t { none = 0, mean = 1, sum = 2 };
+
+}  // namespace
+
+Tensor softmax(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature) {
+  if (!dtype && !temperature) return primitive::softmax(self, std::nullopt, dim, 1.0, std::nullopt);
+  const auto arguments = resolved("softmax", self, dtype, temperature);
+  return primitive::softmax(arguments.self, arguments.temperature, dim, 1.0, arguments.dtype);
+}
+
+Tensor softmax_float(
+    const Tensor& self, int64_t dim, optional<at::ScalarType> dtype, double temperature) {
+  const double scale = scale_of("softmax", temperature);
+  const auto arguments = resolved("softmax", self, dtype, std::nullopt);
+  return primitive::softmax(arguments.self, std::nullopt, dim, scale, arguments.dtype);
+}
+
+Tensor log_softmax(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature) {
+  if (!dtype && !temperature)
+    return primitive::log_softmax(self, std::nullopt, dim, 1.0, std::nullopt);
+  const auto arguments = resolved("log_softmax", self, dtype, temperature);
+  return primitive::log_softmax(arguments.self, arguments.temperature, dim, 1.0, arguments.dtype);
+}
+
+Tensor log_softmax_float(
+    const Tensor& self, int64_t dim, optional<at::ScalarType> dtype, double temperature) {
+  const double scale = scale_of("log_softmax", temperature);
+  const auto arguments = resolved("log_softmax", self, dtype, std::nullopt);
+  return primitive::log_softmax(arguments.self, std::nullopt, dim, scale, arguments.dtype);
+}
+
+Tensor logsumexp(
+    const Tensor& self, at::IntArrayRef dim, bool keepdim, const optional<Tensor>& temperature) {
+  return logsumexp_over(self, dim, keepdim, temperature, 1.0);
+}
+
+Tensor logsumexp_float(const Tensor& self, at::IntArrayRef dim, bool keepdim, double temperature) {
+  TORCH_CHECK_VALUE(temperature > 0, "logsumexp: expected a temperature > 0, got ", temperature);
+  return logsumexp_over(self, dim, keepdim, std::nullopt, 1 / temperature);
+}
+
+Tensor cross_entropy(
+    const Tensor& self,
+    const Tensor& target,
+    const optional<Tensor>& weight,
+    int64_t reduction,
+    c10::SymInt ignore_index,
+    double label_smoothing) {
+  TORCH_CHECK_VALUE(
+      Reduction::none <= reduction && reduction <= Reduction::sum,
+      "cross_entropy: expected reduction 0 (none), 1 (mean) or 2 (sum), got ",
+      reduction);
+  TORCH_CHECK(
+      0 <= label_smoothing && label_smoothing <= 1,
+      "cross_entropy: expected label_smoothing in [0, 1], got ",
+      label_smoothing);
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      label_smoothing == 0, "cross_entropy: label_smoothing is not implemented yet");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !weight || !weight->defined(), "cross_entropy: weight is not implemented yet");
+  TORCH_CHECK(
+      self.dim() > 0,
+      "cross_entropy: expected an input of shape [C] or [N, C, ...], got a 0-d tensor");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !(target.is_floating_point() && target.dim() == self.dim()),
+      "cross_entropy: probability targets are not implemented yet; expected class indices");
+  // As torch, one sample may come with its target in a tensor of one element.
+  const bool is_one_sample = self.dim() == 1;
+  const Tensor classes = is_one_sample && target.dim() == 1 ? target.squeeze(0) : target;
+  const int64_t dim = is_one_sample ? 0 : 1;
+  if (!is_one_sample && classes.dim() > 0)
+    TORCH_CHECK_VALUE(
+        classes.sym_size(0).sym_eq(self.sym_size(0)).guard_or_true(__FILE__, __LINE__),
+        "cross_entropy: expected a target for each of the ",
+        self.sym_size(0),
+        " samples, got ",
+        classes.sym_size(0));
+
+  const Tensor losses = std::get<0>(primitive::cross_entropy(self, classes, dim, ignore_index));
+  if (reduction == Reduction::none) return losses;
+  return std::get<0>(primitive::reduce_losses(
+      losses, classes, /*leading=*/0, reduction == Reduction::mean, std::move(ignore_index)));
+}
+
+}  // namespace softmax_ext::public_operator

@@ -1,0 +1,42 @@
+#pragma once
+// The public operators: composites of the primitives and ATen operators, so that every transform of
+// PyTorch that knows those knows these. They resolve what a user may leave open (dtype,
+// temperature, several dims, the reduction). Registered in library.cpp; documented in softmax_ext.h
+// and in the Python package.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+namespace softmax_ext::public_operator {
+
+using at::Tensor;
+using std::optional;
+
+Tensor softmax(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature);
+Tensor softmax_float(
+    const Tensor& self, int64_t dim, optional<at::ScalarType> dtype, double temperature);
+Tensor log_softmax(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature);
+Tensor log_softmax_float(
+    const Tensor& self, int64_t dim, optional<at::ScalarType> dtype, double temperature);
+Tensor logsumexp(
+    const Tensor& self, at::IntArrayRef dim, bool keepdim, const optional<Tensor>& temperature);
+Tensor logsumexp_float(const Tensor& self, at::IntArrayRef dim, bool keepdim, double temperature);
+Tensor cross_entropy(
+    const Tensor& self,
+    const Tensor& target,
+    const optional<Tensor>& weight,
+    int64_t reduction,
+    c10::SymInt ignore_index,
+    double label_smoothing);
+
+}  // namespace softmax_ext::public_operator

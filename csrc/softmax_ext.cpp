@@ -1,0 +1,66 @@
+#include "csrc/softmax_ext.h"
+
+#include "csrc/primitives.h"
+
+namespace softmax_ext {
+namespace {
+
+using OfTensor =
+    Tensor(const Tensor&, int64_t, optional<at::ScalarType>, const optional<Tensor>& temperature);
+using OfNumber = Tensor(const Tensor&, int64_t, optional<at::ScalarType>, double temperature);
+using ReductionOfTensor =
+    Tensor(const Tensor&, at::IntArrayRef, bool keepdim, const optional<Tensor>& temperature);
+using ReductionOfNumber = Tensor(const Tensor&, at::IntArrayRef, bool keepdim, double temperature);
+using Loss =
+    Tensor(const Tensor&, const Tensor&, const optional<Tensor>&, int64_t, c10::SymInt, double);
+
+}  // namespace
+
+Tensor softmax(
+    const Tensor& input,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature) {
+  return Operator<"softmax_ext::softmax", OfTensor>()(input, dim, dtype, temperature);
+}
+
+Tensor softmax(
+    const Tensor& input, int64_t dim, optional<at::ScalarType> dtype, double temperature) {
+  return Operator<"softmax_ext::softmax", OfNumber, "float">()(input, dim, dtype, temperature);
+}
+
+Tensor log_softmax(
+    const Tensor& input,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature) {
+  return Operator<"softmax_ext::log_softmax", OfTensor>()(input, dim, dtype, temperature);
+}
+
+Tensor log_softmax(
+    const Tensor& input, int64_t dim, optional<at::ScalarType> dtype, double temperature) {
+  return Operator<"softmax_ext::log_softmax", OfNumber, "float">()(input, dim, dtype, temperature);
+}
+
+Tensor logsumexp(
+    const Tensor& input, at::IntArrayRef dim, bool keepdim, const optional<Tensor>& temperature) {
+  return Operator<"softmax_ext::logsumexp", ReductionOfTensor>()(input, dim, keepdim, temperature);
+}
+
+Tensor logsumexp(const Tensor& input, at::IntArrayRef dim, bool keepdim, double temperature) {
+  return Operator<"softmax_ext::logsumexp", ReductionOfNumber, "float">()(
+      input, dim, keepdim, temperature);
+}
+
+Tensor cross_entropy(
+    const Tensor& input,
+    const Tensor& target,
+    const optional<Tensor>& weight,
+    int64_t reduction,
+    c10::SymInt ignore_index,
+    double label_smoothing) {
+  return Operator<"softmax_ext::cross_entropy", Loss>()(
+      input, target, weight, reduction, std::move(ignore_index), label_smoothing);
+}
+
+}  // namespace softmax_ext

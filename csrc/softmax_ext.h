@@ -1,0 +1,67 @@
+#pragma once
+// The C++ API: one declaration per operator. Each is a typed call of the dispatcher operator of the
+// same name (torch.ops.softmax_ext.<name>), so autograd, autocast and every device work as from
+// Python. Tensors are on one device; float64, float32, bfloat16 and float16 are supported.
+//
+// Errors are torch's: c10::IndexError for a dim or target out of range, c10::ValueError for a value
+// that is not allowed, c10::NotImplementedError for a dtype or option that is not supported,
+// c10::Error else.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+#define SOFTMAX_EXT_API __attribute__((visibility("default")))
+
+namespace softmax_ext {
+
+using at::Tensor;
+using std::optional;
+
+// exp(x/T) / Σ exp(x/T) over `dim`. Shape of `input`, contiguous; dtype `dtype`, else that of
+// `input`. Conversion to `dtype` is part of the same pass. `temperature` T broadcasts against
+// `input` with size 1 in `dim`, and is differentiable; T = 0 gives the uniform distribution over
+// the maxima, T = ∞ that over all finite logits.
+SOFTMAX_EXT_API Tensor softmax(
+    const Tensor& input,
+    int64_t dim,
+    optional<at::ScalarType> dtype = std::nullopt,
+    const optional<Tensor>& temperature = std::nullopt);
+SOFTMAX_EXT_API Tensor
+softmax(const Tensor& input, int64_t dim, optional<at::ScalarType> dtype, double temperature);
+
+// log(softmax(input)), with the same arguments, in nats.
+SOFTMAX_EXT_API Tensor log_softmax(
+    const Tensor& input,
+    int64_t dim,
+    optional<at::ScalarType> dtype = std::nullopt,
+    const optional<Tensor>& temperature = std::nullopt);
+SOFTMAX_EXT_API Tensor
+log_softmax(const Tensor& input, int64_t dim, optional<at::ScalarType> dtype, double temperature);
+
+// log Σ exp(x/T) over the dims `dim`, which are dropped or, with `keepdim`, kept with size 1.
+// Integer input is converted to the default dtype.
+SOFTMAX_EXT_API Tensor logsumexp(
+    const Tensor& input,
+    at::IntArrayRef dim,
+    bool keepdim = false,
+    const optional<Tensor>& temperature = std::nullopt);
+SOFTMAX_EXT_API Tensor
+logsumexp(const Tensor& input, at::IntArrayRef dim, bool keepdim, double temperature);
+
+// −log softmax(input)[target], in nats. `input` is [N, C, …] or [C], `target` class indices (int64,
+// int32, uint8) of shape [N, …] or [], in [0, C) or `ignore_index`. `reduction`: 0 none, 1 mean
+// over the rows that are not ignored, 2 sum. float64 for float64 input, else float32.
+SOFTMAX_EXT_API Tensor cross_entropy(
+    const Tensor& input,
+    const Tensor& target,
+    const optional<Tensor>& weight = std::nullopt,
+    int64_t reduction = 1,
+    c10::SymInt ignore_index = -100,
+    double label_smoothing = 0.0);
+
+}  // namespace softmax_ext
+
+// The library's version, as "0.1.0".
+extern "C" SOFTMAX_EXT_API const char* softmax_ext_version();

@@ -1,0 +1,48 @@
+#include <torch/library.h>
+
+#include "csrc/outputs.h"
+#include "cuda/glue.h"
+
+namespace softmax_ext::cuda {
+namespace {
+
+Tensor softmax(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    optional<int64_t> dtype) {
+  const Tensor output = outputs::softmax(self, temperature, dim, scale, dtype);
+  dim = wrapped_dim("softmax", dim, self.dim());
+  map_logits("softmax", &launch_softmax, self, temperature, dim, scale, output);
+  return output;
+}
+
+Tensor softmax_backward(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    int64_t dtype) {
+  const Tensor grad_input = outputs::softmax_backward(grad, output, temperature, dim, scale, dtype);
+  dim = wrapped_dim("softmax_backward", dim, output.dim());
+  map_gradients(
+      "softmax_backward",
+      &launch_softmax_backward,
+      grad,
+      output,
+      temperature,
+      dim,
+      scale,
+      grad_input);
+  return grad_input;
+}
+
+}  // namespace
+}  // namespace softmax_ext::cuda
+
+TORCH_LIBRARY_IMPL(softmax_ext, CUDA, m) {
+  m.impl("_softmax", &softmax_ext::cuda::softmax);
+  m.impl("_softmax_backward", &softmax_ext::cuda::softmax_backward);
+}

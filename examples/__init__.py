@@ -1,0 +1,1 @@
+"""Programs that use softmax_ext; run them from the root of the source tree."""

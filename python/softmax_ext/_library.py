@@ -1,0 +1,76 @@
+"""Finds the library of operators and loads it."""
+
+import ctypes
+import importlib.metadata
+import os
+from pathlib import Path
+
+import torch
+
+try:
+    __version__ = importlib.metadata.version("softmax_ext")
+except importlib.metadata.PackageNotFoundError:
+    raise ImportError("softmax_ext is not installed. Run 'pip install -e .' in the source tree.") from None
+
+_PACKAGE = Path(__file__).resolve().parent
+
+#: For C++ programs: the folder to put in CMAKE_PREFIX_PATH, and that of ``softmax_ext/softmax_ext.h``.
+cmake_prefix_path = str(_PACKAGE)
+include_dir = str(_PACKAGE / "include")
+#: The library; the environment variable SOFTMAX_EXT_LIBRARY names another build of it, one with sanitizers say.
+library_path = os.environ.get("SOFTMAX_EXT_LIBRARY") or str(_PACKAGE / "lib" / "libsoftmax_ext.so")
+
+
+def load() -> None:
+    """Registers the operators, once per process.
+
+    A second copy of the library would terminate the process as it registers the same names. So where another copy is
+    loaded already, by ``torch.ops.load_library`` or as part of the program, it is used if its version is this one.
+
+    Raises:
+        ImportError: If the library is missing, was built for another torch, or another version of it is loaded.
+    """
+    if torch._C._dispatch_has_kernel("softmax_ext::_softmax"):
+        _check_loaded_copy()
+        return
+    path = Path(library_path)
+    if not path.exists():
+        raise ImportError(
+            f"softmax_ext: expected its library at {path}, found none. "
+            "Run 'pip install .' (or 'pip install -e .') in the source tree."
+        )
+    _check_torch(path.with_name("torch_version.txt"))
+    torch.ops.load_library(str(path))
+
+
+def _check_torch(version_file: Path) -> None:
+    built_for = version_file.read_text().strip()
+    running = ".".join(torch.__version__.split(".")[:2])
+    if running != built_for:
+        raise ImportError(
+            f"softmax_ext {__version__} was built for torch {built_for}, but this is torch {torch.__version__}. "
+            "Build it again for this torch: 'pip install --force-reinstall --no-deps .' in the source tree; "
+            f"or run 'pip install torch=={built_for}.*'."
+        )
+
+
+def _check_loaded_copy() -> None:
+    mappings = Path("/proc/self/maps").read_text().splitlines()
+    copies = {mapping.split(maxsplit=5)[5] for mapping in mappings if "softmax_ext" in mapping}
+    for copy in sorted(copies):
+        try:
+            version = ctypes.CDLL(copy).softmax_ext_version  # opening a loaded library again yields its handle
+        except (OSError, AttributeError):
+            continue
+        version.restype = ctypes.c_char_p
+        loaded = version().decode()
+        if loaded != __version__:
+            raise ImportError(
+                f"softmax_ext {__version__} cannot be imported: version {loaded} of its library is loaded already, "
+                f"from {copy}. Do not load that copy, or install softmax_ext {loaded}."
+            )
+        return
+    raise ImportError(
+        f"softmax_ext {__version__} cannot be imported: operators named softmax_ext:: are registered already, "
+        "and not by a library of ours that is loaded in this process. Import softmax_ext before what registers them."
+    )

@@ -1,0 +1,112 @@
+"""Modules with the constructors of ``torch.nn``, and more options. They can be scripted and exported."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from softmax_ext import functional
+
+
+def _implicit_dim(name: str, rank: int) -> int:
+    """The dim that ``torch.nn`` takes where none is given."""
+    warnings.warn(
+        f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an argument.",
+        stacklevel=5,
+    )
+    return 0 if rank in (0, 1, 3) else 1
+
+
+class Softmax(torch.nn.Softmax):
+    """:func:`softmax_ext.softmax` as a module.
+
+    Args:
+        dim: As in :class:`torch.nn.Softmax`.
+        temperature: A number, a tensor or a :class:`torch.nn.Parameter` (then it is learned).
+    """
+
+    def __init__(self, dim: int | None = None, *, temperature: float | Tensor | None = None) -> None:
+        super().__init__(dim)
+        _set_temperature(self, temperature)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``input``: logits of any shape; returns probabilities of the same shape."""
+        if torch.jit.is_scripting():
+            dim = self.dim
+            assert dim is not None, "Softmax: expected a dim in a scripted module"
+            return torch.ops.softmax_ext.softmax(input, dim, temperature=self.temperature)
+        else:  # scripting compiles what follows an early return, but not this branch
+            dim = _implicit_dim("softmax", input.dim()) if self.dim is None else self.dim
+            return functional.softmax(input, dim, temperature=self.temperature)
+
+    def extra_repr(self) -> str:
+        return _extra_repr(self)
+
+
+class LogSoftmax(torch.nn.LogSoftmax):
+    """:func:`softmax_ext.log_softmax` as a module; arguments as for :class:`Softmax`."""
+
+    def __init__(self, dim: int | None = None, *, temperature: float | Tensor | None = None) -> None:
+        super().__init__(dim)
+        _set_temperature(self, temperature)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``input``: logits of any shape; returns log-probabilities of the same shape."""
+        if torch.jit.is_scripting():
+            dim = self.dim
+            assert dim is not None, "LogSoftmax: expected a dim in a scripted module"
+            return torch.ops.softmax_ext.log_softmax(input, dim, temperature=self.temperature)
+        else:  # scripting compiles what follows an early return, but not this branch
+            dim = _implicit_dim("log_softmax", input.dim()) if self.dim is None else self.dim
+            return functional.log_softmax(input, dim, temperature=self.temperature)
+
+    def extra_repr(self) -> str:
+        return _extra_repr(self)
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """:func:`softmax_ext.cross_entropy` as a module, with the constructor of :class:`torch.nn.CrossEntropyLoss`.
+
+    ``weight`` and ``label_smoothing`` are not implemented yet: other values than their defaults raise
+    :class:`NotImplementedError`.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        if weight is not None:
+            raise NotImplementedError("CrossEntropyLoss: weight is not implemented yet")
+        if label_smoothing != 0:
+            raise NotImplementedError("CrossEntropyLoss: label_smoothing is not implemented yet")
+        if self.reduction not in functional._REDUCTIONS:
+            raise ValueError(f"CrossEntropyLoss: expected reduction 'none', 'mean' or 'sum', got {self.reduction!r}")
+        self._reduction = functional._REDUCTIONS[self.reduction]
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """``input``: logits ``[N, C, …]`` or ``[C]``; ``target``: class indices ``[N, …]`` or ``[]``."""
+        return torch.ops.softmax_ext.cross_entropy(input, target, None, self._reduction, self.ignore_index, 0.0)
+
+
+def _set_temperature(module: torch.nn.Module, temperature: float | Tensor | None) -> None:
+    """A parameter stays one, another tensor becomes a buffer, a number a float (so that it scripts)."""
+    if isinstance(temperature, Tensor) and not isinstance(temperature, torch.nn.Parameter):
+        module.register_buffer("temperature", temperature)
+    elif temperature is None or isinstance(temperature, Tensor):
+        module.temperature = temperature
+    else:
+        module.temperature = float(temperature)
+
+
+def _extra_repr(module: Softmax | LogSoftmax) -> str:
+    if module.temperature is None:
+        return f"dim={module.dim}"
+    return f"dim={module.dim}, temperature={module.temperature}"

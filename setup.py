@@ -1,0 +1,111 @@
+"""CMakeLists.txt builds the library; this file finds torch, runs CMake and names the wheel.
+
+Environment variables: TORCH_DIR (torch's folder, where it is not in this environment), SOFTMAX_EXT_CUDA (auto, 1 or 0),
+SOFTMAX_EXT_ARCHS (as "80;90"), CMAKE_BUILD_TYPE, MAX_JOBS, SOFTMAX_EXT_BUILD_DIR (the CMake build folder to use).
+"""
+
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+TORCH_VERSION_FILE = "share/cmake/Torch/TorchConfigVersion.cmake"
+
+
+def find_torch() -> Path | None:
+    """torch's folder, found without importing it.
+
+    pip's build isolation hides the packages of the environment, but the environment's folders are still those of
+    ``sysconfig``. So the build uses the torch that the package will run with, and none is downloaded for it.
+    """
+    if "TORCH_DIR" in os.environ:
+        candidates = [Path(os.environ["TORCH_DIR"])]
+    else:
+        folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path]
+        if site.ENABLE_USER_SITE:
+            folders.append(site.getusersitepackages())
+        candidates = [Path(folder) / "torch" for folder in folders if folder]
+    return next((torch for torch in candidates if (torch / TORCH_VERSION_FILE).exists()), None)
+
+
+def torch_minor(torch: Path) -> str:
+    return re.search(r'PACKAGE_VERSION "(\d+\.\d+)', (torch / TORCH_VERSION_FILE).read_text())[1]
+
+
+TORCH = find_torch()
+if TORCH is None and "sdist" not in sys.argv:
+    raise SystemExit(
+        f"softmax_ext builds against an installed torch, and {os.environ.get('TORCH_DIR', sys.prefix)} has none.\n"
+        "Run 'pip install torch==2.11.*' first; where torch lies elsewhere, set TORCH_DIR to its folder."
+    )
+
+
+class BinaryDistribution(Distribution):
+    def has_ext_modules(self):
+        return True
+
+
+class Build(build):
+    def run(self):
+        # setuptools would package what earlier builds left here, files deleted since among them.
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
+class BuildLibrary(build_ext):
+    editable_mode = False
+
+    def run(self):
+        in_place = self.inplace or self.editable_mode
+        prefix = (ROOT / "python" if in_place else Path(self.build_lib).resolve()) / "softmax_ext"
+        build_dir = os.environ.get("SOFTMAX_EXT_BUILD_DIR") or ROOT / "build" / f"torch-{torch_minor(TORCH)}"
+
+        configure = ["cmake", "-S", ROOT, "-B", build_dir, "-G", "Ninja", f"-DTORCH_DIR={TORCH.resolve()}"]
+        # Named anew each time: pip's isolated ninja lies in another folder in every build.
+        configure.append(f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}")
+        configure.append(f"-DSOFTMAX_EXT_IN_PLACE={'ON' if in_place else 'OFF'}")
+        for option in ("SOFTMAX_EXT_CUDA", "SOFTMAX_EXT_ARCHS", "CMAKE_BUILD_TYPE"):
+            value = os.environ.get(option)
+            configure.append(f"-D{option}={value}" if value else f"-U{option}")
+
+        compile_ = ["cmake", "--build", build_dir, "--target", "softmax_ext"]
+        if "MAX_JOBS" in os.environ:
+            compile_ += ["--parallel", os.environ["MAX_JOBS"]]
+
+        for command in (configure, compile_, ["cmake", "--install", build_dir, "--prefix", prefix]):
+            print("+", *command, flush=True)
+            if subprocess.run(command).returncode != 0:
+                raise SystemExit("softmax_ext was not built: CMake's message above says why.")
+
+    def get_outputs(self):
+        return []
+
+    def get_output_mapping(self):
+        return {}
+
+    def get_source_files(self):
+        return []
+
+
+class Wheel(bdist_wheel):
+    def get_tag(self):
+        # The library has no Python in it, so one wheel serves every version.
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    # A library built against one minor version of torch does not run with another.
+    install_requires=[f"torch=={torch_minor(TORCH)}.*" if TORCH else "torch>=2.11"],
+    distclass=BinaryDistribution,
+    cmdclass={"build": Build, "build_ext": BuildLibrary, "bdist_wheel": Wheel},
+)

@@ -1,0 +1,440 @@
+"""The table of operators that the integration tests run over: a new operator is one more entry in OPERATORS.
+
+A case is one call of a public operator: it makes its own inputs and knows what torch's functions give for them. A
+primitive case is one call of a primitive, for what is checked on primitives alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import softmax_ext
+
+ops = torch.ops.softmax_ext
+
+#: Two float64 evaluations of one derivative differ by their rounding, some 1e-15 of terms near 1; a wrong term shows at
+#: 1e-3 or more. This is far from both.
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+
+#: c10::ScalarType, as primitives take it.
+DTYPE_CODES = {torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bfloat16: 15}
+
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+
+def lane_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the arithmetic, of temperatures and of what there is one of per row."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def random_logits(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64).to(dtype)
+
+
+def random_temperature(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    """Between 0.5 and 1.5: at 0 there is no derivative to compare with."""
+    return (torch.rand(shape, dtype=torch.float64) + 0.5).to(dtype)
+
+
+@dataclass(frozen=True)
+class Operator:
+    name: str
+    function: Callable[..., Tensor]
+    #: torch's equivalent, of logits that were divided by the temperature.
+    torch_function: Callable[..., Tensor]
+    has_temperature: bool
+    takes_scalars: bool
+    #: From logits, the positional arguments with which either function works along their last dim.
+    along_last: Callable[[Tensor], tuple]
+    #: Name, shape of the logits, arguments, and possibly a temperature: a number, or the shape of a tensor.
+    cases: tuple[tuple, ...]
+    primitives: tuple[PrimitiveCase, ...]
+
+    @property
+    def forward_and_backward(self) -> list[str]:
+        """The primitives that a call along the last dim and its gradient reach: the first two in the table."""
+        return list(dict.fromkeys(str(case.overload) for case in self.primitives))[:2]
+
+    def ours(self, logits: Tensor, temperature: float | Tensor | None = None) -> Tensor:
+        """Along the last dim, as :meth:`reference`."""
+        options = {} if temperature is None else {"temperature": temperature}
+        return self.function(*self.along_last(logits), **options)
+
+    def reference(self, logits: Tensor, temperature: float | Tensor | None = None) -> Tensor:
+        logits = logits if temperature is None else logits / temperature
+        return self.torch_function(*self.along_last(logits))
+
+
+@dataclass(frozen=True)
+class Case:
+    operator: Operator
+    name: str
+    shape: tuple[int, ...]
+    arguments: dict
+    temperature: float | tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.operator.name}: {self.name}"
+
+    def inputs(self, dtype: torch.dtype = torch.float64, requires_grad: bool = False) -> tuple[Tensor, ...]:
+        """What the call is differentiable in: the logits and, where it is a tensor, the temperature."""
+        logits = random_logits(self.shape, dtype).requires_grad_(requires_grad)
+        if not isinstance(self.temperature, tuple):
+            return (logits,)
+        return logits, random_temperature(self.temperature, lane_dtype(dtype)).requires_grad_(requires_grad)
+
+    def ours(self, logits: Tensor, temperature: Tensor | None = None) -> Tensor:
+        return self.operator.function(logits, **self.arguments, **self._options(temperature))
+
+    def reference(self, logits: Tensor, temperature: Tensor | None = None) -> Tensor:
+        divisor = self._options(temperature).get("temperature", 1.0)
+        return self.operator.torch_function(logits / divisor, **self.arguments)
+
+    def overload_call(self, logits: Tensor, temperature: Tensor | None = None) -> tuple:
+        """The same call of the dispatcher's operator: overload, positional arguments, keyword arguments."""
+        arguments = {**self.arguments, **self._options(temperature)}
+        if "reduction" in arguments:
+            arguments["reduction"] = REDUCTIONS[arguments["reduction"]]
+        packet = getattr(ops, self.operator.name)
+        return packet.float if isinstance(self.temperature, float) else packet.default, (logits,), arguments
+
+    def of_flat(self, function: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
+        """``function`` (ours or the reference) of all inputs laid end to end, as :func:`flat` does."""
+        shapes = [self.shape] + ([self.temperature] if isinstance(self.temperature, tuple) else [])
+
+        def of_flat(vector: Tensor) -> Tensor:
+            parts = vector.split([torch.Size(shape).numel() for shape in shapes])
+            return function(*(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)))
+
+        return of_flat
+
+    def _options(self, temperature: Tensor | None) -> dict:
+        value = self.temperature if isinstance(self.temperature, float) else temperature
+        return {} if value is None else {"temperature": value}
+
+
+@dataclass(frozen=True)
+class PrimitiveCase:
+    overload: torch._ops.OpOverload
+    name: str
+    #: In the schema's order, for logits of a dtype.
+    arguments: Callable[[torch.dtype], tuple]
+    #: Which of them take gradients.
+    differentiable: tuple[int, ...]
+    #: The same values as a function whose partial derivatives are those that the primitive claims, if it is not itself.
+    function: Callable[..., Tensor] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.overload.name().split('::')[1]}: {self.name}"
+
+    def call(self, dtype: torch.dtype = torch.float64, requires_grad: bool = False) -> tuple:
+        arguments = self.arguments(dtype)
+        for index in self.differentiable:
+            arguments[index].requires_grad_(requires_grad)
+        return arguments
+
+    def of_differentiable(self) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+        """The primitive as a function of those arguments alone, and their values, in float64."""
+        arguments = self.call(requires_grad=True)
+
+        def of_differentiable(*values: Tensor) -> Tensor:
+            full = list(arguments)
+            for index, value in zip(self.differentiable, values, strict=True):
+                full[index] = value
+            return (self.function or self.overload)(*full)
+
+        return of_differentiable, tuple(arguments[index] for index in self.differentiable)
+
+
+def flat(inputs: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in inputs])
+
+
+def cubed_sum(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A scalar whose derivatives of every order depend on every output."""
+    return lambda *inputs: (function(*inputs) ** 3).sum()
+
+
+NORMALIZED_CASES = (
+    ("0-d", (), {"dim": 0}),
+    ("0-d with a tensor temperature", (), {"dim": -1}, ()),
+    ("one row with a number", (5,), {"dim": 0}, 0.7),
+    ("rows", (3, 5), {"dim": -1}),
+    ("columns", (4, 3), {"dim": 0}),
+    ("middle dim", (2, 3, 4), {"dim": 1}),
+    ("middle dim with a number", (2, 3, 4), {"dim": 1}, 1.7),
+    ("one temperature", (3, 4), {"dim": -1}, ()),
+    ("one temperature of one element", (3, 4), {"dim": 1}, (1,)),
+    ("temperature per row", (3, 4), {"dim": 1}, (3, 1)),
+    ("temperature per row of the middle dim", (2, 3, 4), {"dim": -2}, (2, 1, 4)),
+    ("temperature that the batch shares", (2, 3, 4), {"dim": 2}, (3, 1)),
+    ("no row", (0, 3), {"dim": 1}, (0, 1)),
+    ("rows of no element", (3, 0), {"dim": 1}),
+)
+
+LOGSUMEXP_CASES = (
+    ("0-d", (), {"dim": 0}),
+    ("0-d with a tensor temperature", (), {"dim": -1}, ()),
+    ("one row with a number", (5,), {"dim": 0}, 0.7),
+    ("rows", (3, 5), {"dim": -1}),
+    ("rows with keepdim", (3, 5), {"dim": -1, "keepdim": True}),
+    ("middle dim with a number", (2, 3, 4), {"dim": 1}, 1.7),
+    ("two dims", (2, 3, 4), {"dim": (0, 2)}),
+    ("two dims with a number and keepdim", (2, 3, 4), {"dim": (-1, 1), "keepdim": True}, 0.6),
+    ("two dims with a temperature per row", (2, 3, 4), {"dim": (0, 2)}, (1, 3, 1)),
+    ("all dims", (2, 3), {"dim": ()}),
+    ("one temperature", (3, 4), {"dim": -1}, ()),
+    ("temperature per row", (3, 4), {"dim": 1}, (3, 1)),
+    ("temperature per row of the middle dim", (2, 3, 4), {"dim": -2, "keepdim": True}, (2, 1, 4)),
+    ("no row", (0, 3), {"dim": 1}, (0, 1)),
+)
+
+SOME_IGNORED = torch.tensor([2, -100, 0, 3])
+IMAGES = {"target": torch.tensor([[[1, 2], [0, 0]], [[-1, 1], [2, -1]]]), "ignore_index": -1}
+
+CROSS_ENTROPY_CASES = (
+    ("unbatched", (5,), {"target": torch.tensor(3)}),
+    ("unbatched with a target of one element", (5,), {"target": torch.tensor([3]), "reduction": "none"}),
+    ("mean", (3, 5), {"target": torch.tensor([4, 0, 2])}),
+    ("losses for an int32 target", (3, 5), {"target": torch.tensor([4, 0, 2]).int(), "reduction": "none"}),
+    ("mean with an ignored row", (4, 5), {"target": SOME_IGNORED}),
+    ("sum with an ignored row", (4, 5), {"target": SOME_IGNORED, "reduction": "sum"}),
+    ("losses with an ignored row", (4, 5), {"target": SOME_IGNORED, "reduction": "none"}),
+    ("mean with an ignored class", (3, 4), {"target": torch.tensor([1, 0, 2]), "ignore_index": 1}),
+    ("mean of images", (2, 3, 2, 2), IMAGES),
+    ("losses of images", (2, 3, 2, 2), {**IMAGES, "reduction": "none"}),
+    ("no row", (0, 3), {"target": torch.empty(0).long(), "reduction": "none"}),
+)
+
+
+def torch_logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
+    """torch 2.11's own fails for the empty tuple, which is documented to mean all dims."""
+    return torch.logsumexp(input, tuple(range(input.dim())) if dim == () else dim, keepdim)
+
+
+def torch_cross_entropy(input: Tensor, target: Tensor, *arguments, **options) -> Tensor:
+    """torch 2.11's own takes no int32 target and, for one sample, cannot go backward from a target of one element."""
+    target = target.long().squeeze() if input.dim() == 1 else target.long()
+    return F.cross_entropy(input, target, *arguments, **options)
+
+
+def classes_along_last(logits: Tensor) -> tuple:
+    """Logits with their last dim where cross-entropy has its classes, a target for them, and reduction "none"."""
+    rows, classes = logits.shape[:-1], logits.shape[-1]
+    target = (torch.arange(rows.numel()) % classes).reshape(rows)
+    logits = logits if logits.dim() == 1 else logits.movedim(-1, 1)
+    return logits, target, None, None, -100, None, "none"
+
+
+def normalized_primitives(name: str) -> tuple[PrimitiveCase, ...]:
+    """Of softmax and log_softmax; their backwards are functions of any output, normalized or not."""
+    forward, backward = getattr(ops, f"_{name}").default, getattr(ops, f"_{name}_backward").default
+    return (
+        PrimitiveCase(forward, "scale", lambda dtype: (random_logits((3, 5), dtype), None, -1, 0.7, None), (0,)),
+        PrimitiveCase(
+            forward,
+            "temperature, float64 result",
+            lambda dtype: (
+                random_logits((2, 3, 4), dtype),
+                random_temperature((2, 1, 4)),
+                1,
+                1.0,
+                DTYPE_CODES[torch.float64],
+            ),
+            (0, 1),
+        ),
+        PrimitiveCase(
+            forward, "transposed", lambda dtype: (random_logits((5, 3), dtype).t(), None, 1, 1.0, None), (0,)
+        ),
+        PrimitiveCase(
+            backward,
+            "scale",
+            lambda dtype: (
+                random_logits((3, 5), dtype),
+                -random_temperature((3, 5), dtype),
+                None,
+                -1,
+                0.7,
+                DTYPE_CODES[dtype],
+            ),
+            (0, 1),
+        ),
+        PrimitiveCase(
+            backward,
+            "temperature, float64 result",
+            lambda dtype: (
+                random_logits((2, 3, 4), dtype),
+                -random_temperature((2, 3, 4), dtype),
+                random_temperature((3, 1)),
+                2,
+                1.0,
+                DTYPE_CODES[torch.float64],
+            ),
+            (0, 1, 2),
+        ),
+        PrimitiveCase(
+            backward,
+            "transposed",
+            lambda dtype: (
+                random_logits((5, 3), dtype).t(),
+                -random_temperature((3, 5), dtype),
+                random_temperature((), lane_dtype(dtype)),
+                0,
+                1.0,
+                DTYPE_CODES[dtype],
+            ),
+            (0, 1, 2),
+        ),
+    )
+
+
+LOGSUMEXP_PRIMITIVES = (
+    PrimitiveCase(
+        ops._logsumexp.default, "scale", lambda dtype: (random_logits((3, 5), dtype), None, -1, 0.7, None), (0,)
+    ),
+    PrimitiveCase(
+        ops._logsumexp.default,
+        "temperature, float64 result",
+        lambda dtype: (
+            random_logits((2, 3, 4), dtype),
+            random_temperature((2, 1, 4)),
+            1,
+            1.0,
+            DTYPE_CODES[torch.float64],
+        ),
+        (0, 1),
+    ),
+    PrimitiveCase(
+        ops._logsumexp_backward.default,
+        "scale",
+        lambda dtype: (random_logits((3, 1), dtype), random_logits((3, 5), dtype), None, -1, 0.7),
+        (0, 1),
+    ),
+    PrimitiveCase(
+        ops._logsumexp_backward.default,
+        "temperature, transposed",
+        lambda dtype: (
+            random_logits((1, 3), dtype),
+            random_logits((3, 4), dtype).t(),
+            random_temperature((3,), lane_dtype(dtype)),
+            0,
+            1.0,
+        ),
+        (0, 1, 2),
+    ),
+)
+
+
+def cross_entropy_backward_arguments(shape: tuple[int, ...], target: Tensor, dtype: torch.dtype) -> tuple:
+    logits = random_logits(shape, dtype)
+    _, top, log_sum = ops._cross_entropy(logits, target, 1, -100)
+    return random_logits(target.shape, lane_dtype(dtype)), logits, target, top, log_sum, 1, -100
+
+
+def cross_entropy_gradient(grad, logits, target, top, log_sum, dim, ignore_index) -> Tensor:
+    """``_cross_entropy_backward`` with its row statistics as the functions of the logits that they are: its derivative
+    for the logits is the total one."""
+    _, top, log_sum = ops._cross_entropy(logits.detach(), target, dim, ignore_index)
+    return ops._cross_entropy_backward(grad, logits, target, top, log_sum, dim, ignore_index)
+
+
+CROSS_ENTROPY_PRIMITIVES = (
+    PrimitiveCase(
+        ops._cross_entropy.default,
+        "rows",
+        lambda dtype: (random_logits((4, 5), dtype), SOME_IGNORED, 1, -100),
+        (0,),
+        function=lambda *arguments: ops._cross_entropy(*arguments)[0],
+    ),
+    PrimitiveCase(
+        ops._cross_entropy.default,
+        "classes in dim 0, transposed",
+        lambda dtype: (random_logits((4, 5), dtype).t(), SOME_IGNORED, 0, -100),
+        (0,),
+        function=lambda *arguments: ops._cross_entropy(*arguments)[0],
+    ),
+    PrimitiveCase(
+        ops._cross_entropy_backward.default,
+        "rows",
+        lambda dtype: cross_entropy_backward_arguments((4, 5), SOME_IGNORED, dtype),
+        (0, 1),
+        function=cross_entropy_gradient,
+    ),
+    PrimitiveCase(
+        ops._cross_entropy_backward.default,
+        "trailing dim",
+        lambda dtype: cross_entropy_backward_arguments((2, 3, 2), torch.tensor([[0, -100], [2, 1]]), dtype),
+        (0, 1),
+        function=cross_entropy_gradient,
+    ),
+    PrimitiveCase(
+        ops._reduce_losses.default,
+        "mean of all",
+        lambda dtype: (random_logits((4,), lane_dtype(dtype)), SOME_IGNORED, 0, True, -100),
+        (0,),
+        function=lambda *arguments: ops._reduce_losses(*arguments)[0],
+    ),
+    PrimitiveCase(
+        ops._reduce_losses.default,
+        "sums with a leading dim",
+        lambda dtype: (random_logits((2, 2, 1), lane_dtype(dtype)), SOME_IGNORED.view(2, 2, 1), 1, False, -100),
+        (0,),
+        function=lambda *arguments: ops._reduce_losses(*arguments)[0],
+    ),
+)
+
+OPERATORS = (
+    Operator(
+        "softmax",
+        softmax_ext.softmax,
+        torch.softmax,
+        has_temperature=True,
+        takes_scalars=True,
+        along_last=lambda logits: (logits, -1),
+        cases=NORMALIZED_CASES,
+        primitives=normalized_primitives("softmax"),
+    ),
+    Operator(
+        "log_softmax",
+        softmax_ext.log_softmax,
+        torch.log_softmax,
+        has_temperature=True,
+        takes_scalars=True,
+        along_last=lambda logits: (logits, -1),
+        cases=NORMALIZED_CASES,
+        primitives=normalized_primitives("log_softmax"),
+    ),
+    Operator(
+        "logsumexp",
+        softmax_ext.logsumexp,
+        torch_logsumexp,
+        has_temperature=True,
+        takes_scalars=True,
+        along_last=lambda logits: (logits, -1),
+        cases=LOGSUMEXP_CASES,
+        primitives=LOGSUMEXP_PRIMITIVES,
+    ),
+    Operator(
+        "cross_entropy",
+        softmax_ext.cross_entropy,
+        torch_cross_entropy,
+        has_temperature=False,
+        takes_scalars=False,
+        along_last=classes_along_last,
+        cases=CROSS_ENTROPY_CASES,
+        primitives=CROSS_ENTROPY_PRIMITIVES,
+    ),
+)
+
+CASES = [Case(operator, *case) for operator in OPERATORS for case in operator.cases]
+PRIMITIVE_CASES = [case for operator in OPERATORS for case in operator.primitives]
+
+
+def name_of(parameter: object) -> str:
+    """For pytest's ``ids``."""
+    return parameter.name if isinstance(parameter, Operator) else str(parameter)

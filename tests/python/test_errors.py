@@ -1,0 +1,250 @@
+"""Bad input: an error of torch's class that names what was wanted and what came."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import softmax_ext
+from softmax_ext import nn
+
+X = torch.randn(2, 3)
+T = torch.tensor([0, 1])
+
+
+def raises(error, message, call):
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        call()
+    assert type(caught.value) is error
+
+
+normalizations = pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+all_three = pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+
+
+@all_three
+@pytest.mark.parametrize("dim", [-3, 2, 7])
+def test_a_dim_out_of_range(name, dim):
+    message = f"{name}: expected dim in [-2, 1] for a 2-d tensor, got {dim}"
+    raises(IndexError, message, lambda: getattr(softmax_ext, name)(X, dim))
+    raises(IndexError, message, lambda: getattr(torch.ops.softmax_ext, name)(X.to("meta"), dim))
+    with pytest.raises(IndexError):
+        getattr(torch, name)(X, dim)
+
+
+@all_three
+def test_a_dim_of_a_zero_dimensional_tensor(name):
+    message = f"{name}: expected dim in [-1, 0] for a 0-d tensor, got 1"
+    raises(IndexError, message, lambda: getattr(softmax_ext, name)(torch.tensor(1.0), 1))
+
+
+def test_a_dim_named_twice():
+    raises(
+        RuntimeError,
+        "logsumexp: expected each dim once, got dim 1 more than once in [1, -1]",
+        lambda: softmax_ext.logsumexp(X, (1, -1)),
+    )
+
+
+@normalizations
+@pytest.mark.parametrize(("dtype", "word"), [(torch.int64, "Long"), (torch.bool, "Bool"), (torch.complex64, "Complex")])
+def test_an_input_dtype_that_has_no_softmax(name, dtype, word):
+    message = f"{name}: expected input of dtype float64, float32, bfloat16 or float16, got {word}"
+    raises(NotImplementedError, message, lambda: getattr(softmax_ext, name)(X.to(dtype), 1))
+    with pytest.raises(NotImplementedError):
+        getattr(torch, name)(X.to(dtype), 1)
+
+
+@normalizations
+def test_integers_are_told_to_use_dtype(name):
+    raises(
+        NotImplementedError,
+        f"{name}: expected input of dtype float64, float32, bfloat16 or float16, got Long; give dtype= to convert it",
+        lambda: getattr(softmax_ext, name)(X.long(), 1),
+    )
+
+
+@normalizations
+def test_a_result_dtype_that_has_no_softmax(name):
+    message = f"{name}: expected dtype float64, float32, bfloat16 or float16, got Long"
+    raises(NotImplementedError, message, lambda: getattr(softmax_ext, name)(X, 1, torch.int64))
+
+
+@normalizations
+@pytest.mark.parametrize("temperature", [-1, -0.5, float("nan")])
+def test_a_temperature_that_is_none(name, temperature):
+    message = f"{name}: expected a temperature >= 0, got {temperature:g}"
+    raises(ValueError, message, lambda: getattr(softmax_ext, name)(X, 1, temperature=temperature))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.5])
+def test_logsumexp_needs_a_temperature_above_zero(temperature):
+    message = f"logsumexp: expected a temperature > 0, got {temperature}"
+    raises(ValueError, message, lambda: softmax_ext.logsumexp(X, 1, temperature=temperature))
+
+
+@all_three
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 3), (4, 1), (1, 2, 1)])
+def test_a_temperature_that_does_not_broadcast(name, shape):
+    message = f"{name}: expected a temperature that broadcasts against the input of shape [2, 3]"
+    raises(ValueError, message, lambda: getattr(softmax_ext, name)(X, 1, temperature=torch.ones(shape)))
+
+
+@all_three
+def test_a_temperature_on_another_device(name):
+    message = f"{name}: expected temperature on the input's device cpu, got meta"
+    raises(RuntimeError, message, lambda: getattr(softmax_ext, name)(X, 1, temperature=torch.ones((), device="meta")))
+
+
+@normalizations
+def test_a_complex_temperature(name):
+    message = f"{name}: expected a real temperature, got dtype ComplexFloat"
+    temperature = torch.ones((), dtype=torch.complex64)
+    raises(RuntimeError, message, lambda: getattr(softmax_ext, name)(X, 1, temperature=temperature))
+
+
+@pytest.mark.parametrize(("value", "position"), [(3, 1), (-1, 0), (-99, 1), (2**40, 0)])
+def test_a_target_out_of_range_is_named_with_its_position(value, position):
+    target = T.clone()
+    target[position] = value
+    message = f"cross_entropy: expected targets in [0, 3) or ignore_index -100, got {value} at position {position}"
+    raises(IndexError, message, lambda: softmax_ext.cross_entropy(X, target))
+    with pytest.raises(IndexError):
+        F.cross_entropy(X, target)
+
+
+def test_no_class_at_all():
+    raises(
+        IndexError,
+        "cross_entropy: expected targets in [0, 0) or ignore_index -100, got 0 at position 0",
+        lambda: softmax_ext.cross_entropy(torch.randn(2, 0), T),
+    )
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "target_shape", "error", "message"),
+    [
+        ((2, 3), (3,), ValueError, "cross_entropy: expected a target for each of the 2 samples, got 3"),
+        ((2, 3), (), RuntimeError, "cross_entropy: expected target of shape [2] for input [2, 3], got []"),
+        ((2, 3), (2, 2), RuntimeError, "cross_entropy: expected target of shape [2] for input [2, 3], got [2, 2]"),
+        (
+            (2, 3, 4),
+            (2, 5),
+            RuntimeError,
+            "cross_entropy: expected target of shape [2, 4] for input [2, 3, 4], got [2, 5]",
+        ),
+        ((3,), (3,), RuntimeError, "expected target of shape [] for input [3], got [3]"),
+        ((), (), RuntimeError, "cross_entropy: expected an input of shape [C] or [N, C, ...], got a 0-d tensor"),
+    ],
+)
+def test_shapes_that_do_not_match(input_shape, target_shape, error, message):
+    target = torch.zeros(target_shape, dtype=torch.int64)
+    raises(error, message, lambda: softmax_ext.cross_entropy(torch.randn(input_shape), target))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.int16])
+def test_a_target_dtype_that_is_no_class_index(dtype):
+    message = "cross_entropy: expected class indices of dtype int64, int32 or uint8 as target"
+    raises(RuntimeError, message, lambda: softmax_ext.cross_entropy(X, T.to(dtype)))
+
+
+def test_logits_that_are_integers():
+    message = "cross_entropy: expected input of dtype float64, float32, bfloat16 or float16, got Long"
+    raises(NotImplementedError, message, lambda: softmax_ext.cross_entropy(X.long(), T))
+
+
+def test_a_target_on_another_device():
+    message = "cross_entropy: expected target on the input's device cpu, got meta"
+    raises(RuntimeError, message, lambda: softmax_ext.cross_entropy(X, T.to("meta")))
+
+
+def test_an_unknown_reduction():
+    message = "cross_entropy: expected reduction 'none', 'mean' or 'sum', got 'average'"
+    raises(ValueError, message, lambda: softmax_ext.cross_entropy(X, T, reduction="average"))
+    raises(
+        ValueError,
+        "cross_entropy: expected reduction 0 (none), 1 (mean) or 2 (sum), got 3",
+        lambda: torch.ops.softmax_ext.cross_entropy(X, T, None, 3),
+    )
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_a_label_smoothing_out_of_range(value):
+    message = f"cross_entropy: expected label_smoothing in [0, 1], got {value}"
+    raises(RuntimeError, message, lambda: softmax_ext.cross_entropy(X, T, label_smoothing=value))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("weight", torch.ones(3)),
+        ("label_smoothing", 0.1),
+        ("temperature", 0.5),
+        ("temperature", torch.tensor(0.5)),
+        ("softcap", 30.0),
+        ("z_loss", 1e-4),
+        ("empty", "zero"),
+        ("gradient", "inplace"),
+    ],
+)
+def test_an_option_that_does_not_exist_yet(option, value):
+    message = f"cross_entropy: {option} is not implemented yet"
+    raises(NotImplementedError, message, lambda: softmax_ext.cross_entropy(X, T, **{option: value}))
+
+
+def test_probability_targets_do_not_exist_yet():
+    message = "cross_entropy: probability targets are not implemented yet; expected class indices"
+    raises(NotImplementedError, message, lambda: softmax_ext.cross_entropy(X, X.softmax(1)))
+
+
+def test_module_options_that_do_not_exist_yet():
+    raises(
+        NotImplementedError,
+        "CrossEntropyLoss: weight is not implemented yet",
+        lambda: nn.CrossEntropyLoss(weight=torch.ones(3)),
+    )
+    raises(
+        NotImplementedError,
+        "CrossEntropyLoss: label_smoothing is not implemented yet",
+        lambda: nn.CrossEntropyLoss(label_smoothing=0.1),
+    )
+    raises(
+        ValueError,
+        "CrossEntropyLoss: expected reduction 'none', 'mean' or 'sum', got 'average'",
+        lambda: nn.CrossEntropyLoss(reduction="average"),
+    )
+
+
+def test_primitives_check_what_they_are_given():
+    ops = torch.ops.softmax_ext
+    raises(
+        RuntimeError,
+        "softmax_backward: expected grad of shape [2, 3], got [2, 4]",
+        lambda: ops._softmax_backward(torch.ones(2, 4), X, None, 1, 1.0, 6),
+    )
+    raises(
+        RuntimeError,
+        "softmax_backward: expected grad of the output's dtype Float, got Double",
+        lambda: ops._softmax_backward(X.double(), X, None, 1, 1.0, 6),
+    )
+    raises(
+        NotImplementedError,
+        "softmax: expected an output dtype of float64, float32, bfloat16 or float16, got Long",
+        lambda: ops._softmax(X, None, 1, 1.0, 4),
+    )
+    raises(
+        NotImplementedError,
+        "softmax: expected the code of a dtype, got 999",
+        lambda: ops._softmax(X, None, 1, 1.0, 999),
+    )
+    raises(
+        RuntimeError,
+        "logsumexp_backward: expected grad of shape [2, 1] for input [2, 3], got [2]",
+        lambda: ops._logsumexp_backward(torch.ones(2), X, None, 1, 1.0),
+    )
+    raises(
+        RuntimeError,
+        "cross_entropy_backward: expected max of dtype Float, got Double",
+        lambda: ops._cross_entropy_backward(X[:, 0], X, T, X[:, 0].double(), X[:, 0], 1, -100),
+    )

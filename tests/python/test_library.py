@@ -1,0 +1,117 @@
+"""Loading: what is wrong with an installation is said, and said with what to do."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import torch
+
+import softmax_ext
+
+LIBRARY = Path(softmax_ext.library_path)
+
+
+def run(code, **environment):
+    """Runs ``code`` in a fresh interpreter; returns its output, both streams."""
+    completed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return completed.stdout + completed.stderr
+
+
+def copy_of_library(folder, torch_version):
+    copy = folder / LIBRARY.name
+    copy.write_bytes(LIBRARY.read_bytes())
+    (folder / "torch_version.txt").write_text(torch_version)
+    return str(copy)
+
+
+def test_a_missing_library_says_where_it_was_expected_and_how_to_build_it(tmp_path):
+    missing = str(tmp_path / "libsoftmax_ext.so")
+    output = run("import softmax_ext", SOFTMAX_EXT_LIBRARY=missing)
+    assert f"ImportError: softmax_ext: expected its library at {missing}, found none. Run 'pip install .'" in output
+
+
+def test_a_library_built_for_another_torch_names_both_versions(tmp_path):
+    other = copy_of_library(tmp_path, "1.13")
+    output = run("import softmax_ext", SOFTMAX_EXT_LIBRARY=other)
+    assert f"was built for torch 1.13, but this is torch {torch.__version__}" in output
+    assert "pip install torch==1.13.*" in output
+
+
+def test_a_second_copy_of_the_same_version_is_not_loaded(tmp_path):
+    minor = ".".join(torch.__version__.split(".")[:2])
+    other = copy_of_library(tmp_path, minor)
+    output = run(
+        f"""
+        import torch
+        torch.ops.load_library({other!r})
+        import softmax_ext
+        print(softmax_ext.softmax(torch.zeros(2), 0).tolist())
+        print(sorted({{line.split()[-1] for line in open("/proc/self/maps") if "libsoftmax_ext.so" in line}}))
+        """
+    )
+    assert output == f"[0.5, 0.5]\n[{other!r}]\n"
+
+
+def test_operators_that_are_not_ours_under_our_name_are_reported():
+    output = run(
+        """
+        import torch
+        library = torch.library.Library("softmax_ext", "DEF")
+        library.define("_softmax(Tensor self) -> Tensor")
+        library.impl("_softmax", lambda self: self, "CPU")
+        import softmax_ext
+        """
+    )
+    assert "ImportError" in output
+    assert "operators named softmax_ext:: are registered already" in output
+
+
+def test_importing_twice_and_loading_again_is_harmless():
+    output = run(
+        """
+        import torch, softmax_ext
+        torch.ops.load_library(softmax_ext.library_path)
+        import importlib
+        importlib.reload(softmax_ext)
+        print(softmax_ext.logsumexp(torch.zeros(4), 0).exp().item())
+        """
+    )
+    assert float(output) == 4.0
+
+
+def test_the_process_has_one_openmp_runtime():
+    mapped = run(
+        """
+        import torch, softmax_ext
+        softmax_ext.softmax(torch.randn(64, 5000), 1)
+        print({line.split()[-1] for line in open("/proc/self/maps") if "gomp" in line or "iomp" in line})
+        """
+    )
+    assert len(eval(mapped)) == 1
+
+
+def test_the_library_has_no_python_in_it():
+    dynamic = subprocess.run(["readelf", "-d", LIBRARY], capture_output=True, text=True, check=True).stdout
+    needed = [line for line in dynamic.splitlines() if "(NEEDED)" in line]
+    assert any("libtorch_cpu.so" in line for line in needed)
+    assert not any("python" in line for line in needed)
+
+
+def test_the_version_is_that_of_the_package():
+    output = run(
+        """
+        import ctypes, torch, softmax_ext
+        library = ctypes.CDLL(softmax_ext.library_path)
+        library.softmax_ext_version.restype = ctypes.c_char_p
+        print(library.softmax_ext_version().decode() == softmax_ext.__version__)
+        """
+    )
+    assert output == "True\n"

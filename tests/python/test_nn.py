@@ -1,0 +1,52 @@
+"""The modules: constructors of torch.nn, temperature as number, buffer or parameter."""
+
+import pytest
+import torch
+
+import softmax_ext
+from softmax_ext import nn
+
+PAIRS = [(nn.Softmax, torch.nn.Softmax), (nn.LogSoftmax, torch.nn.LogSoftmax)]
+FUNCTIONS = {nn.Softmax: softmax_ext.softmax, nn.LogSoftmax: softmax_ext.log_softmax}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+@pytest.mark.parametrize("shape", [(), (4,), (3, 4), (2, 3, 4), (2, 3, 4, 5)])
+def test_without_a_dim_the_module_chooses_and_warns_as_torch_does(ours, theirs, shape):
+    x = torch.randn(shape)
+    with pytest.warns(UserWarning, match="Implicit dimension choice"):
+        expected = theirs()(x)
+    with pytest.warns(UserWarning, match="Implicit dimension choice") as caught:
+        actual = ours()(x)
+    torch.testing.assert_close(actual, expected)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+def test_a_module_is_one_of_torchs(ours, theirs):
+    module = ours(1, temperature=0.5)
+    assert isinstance(module, theirs)
+    assert repr(module) == f"{ours.__name__}(dim=1, temperature=0.5)"
+    assert repr(ours(1)) == f"{ours.__name__}(dim=1)"
+
+
+@pytest.mark.parametrize("ours", FUNCTIONS)
+def test_a_parameter_is_learned_and_a_tensor_is_a_buffer(ours):
+    x = torch.randn(3, 4, dtype=torch.float64)
+    learned = ours(1, temperature=torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64)))
+    assert [name for name, _ in learned.named_parameters()] == ["temperature"]
+    learned(x)[0, 0].backward()
+    assert learned.temperature.grad.abs() > 1e-3
+    fixed = ours(1, temperature=torch.tensor(2.0)).to(torch.float64)
+    assert fixed.state_dict()["temperature"].dtype == torch.float64
+    torch.testing.assert_close(fixed(x), FUNCTIONS[ours](x, 1, temperature=2.0))
+
+
+def test_the_loss_has_torchs_constructor_and_repr():
+    ours, theirs = (
+        nn.CrossEntropyLoss(None, None, 3, None, "sum"),
+        torch.nn.CrossEntropyLoss(None, None, 3, None, "sum"),
+    )
+    assert repr(ours) == repr(theirs)
+    x, target = torch.randn(4, 5), torch.tensor([3, 1, 0, 3])
+    torch.testing.assert_close(ours(x, target), theirs(x, target))
