@@ -22,7 +22,8 @@ struct Softmax {
     // A float64 temperature needs float64 arithmetic, also where the output is narrower.
     const bool is_double = temperature && temperature->scalar_type() == at::kDouble;
     const auto lane = is_double ? at::kDouble : dtype;
-    return backward(tangent.to(dtype), output, temperature, dim, scale, code_of_dtype(lane)).to(dtype);
+    return backward(tangent.to(dtype), output, temperature, dim, scale, code_of_dtype(lane))
+        .to(dtype);
   }
   static Tensor backward_transposed(
       const Tensor& v,
