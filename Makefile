@@ -99,7 +99,8 @@ $(VENV)/.installed: $(VENV)/.torch $(package_sources)
 	SOFTMAX_EXT_BUILD_DIR=$(abspath $(BUILD)) MAX_JOBS=$(JOBS) $(pip) install --quiet ".[demo,test]"
 	touch $@
 
-# Formatters differ in every version, so these are fixed.
+# Formatters differ in every version: ruff is fixed; clang-format and clang-tidy are those of Debian 12, whose version
+# is installed where there is none.
 $(VENV)/.lint: $(VENV)/.created Makefile
 	$(pip) install --quiet ruff==0.17.6
 	$(call need,clang-format,clang-format==14.0.6)

@@ -52,7 +52,7 @@ if(NOT CUDAToolkit_VERSION_MAJOR EQUAL torch_cuda_major)
     FATAL_ERROR
       "nvcc is of CUDA ${CUDAToolkit_VERSION_MAJOR} (${CMAKE_CUDA_COMPILER}), but torch ${torch_version} was built for "
       "CUDA ${torch_cuda_major} (${TORCH_DIR}).\n"
-      "Set CUDACXX to an nvcc of CUDA ${torch_cuda_major}, install a torch for CUDA ${CUDAToolkit_VERSION_MAJOR}, "
+      "Set CUDACXX to an nvcc of CUDA ${torch_cuda_major} and remove ${CMAKE_BINARY_DIR}, install a torch for CUDA ${CUDAToolkit_VERSION_MAJOR}, "
       "or set SOFTMAX_EXT_CUDA=0.")
 endif()
 
@@ -61,7 +61,10 @@ message(STATUS "softmax_ext ${PROJECT_VERSION} for torch ${torch_version}: WITH 
                "compute_${newest} (CUDA ${CUDAToolkit_VERSION}, ${CMAKE_CUDA_COMPILER})")
 
 # -std is passed by hand as CMake 3.25 does not know C++20 of every nvcc.
-list(APPEND nvcc_options -std=c++20 --expt-relaxed-constexpr --compress-mode=size -Xcompiler=-Wall,-ffp-contract=off)
+list(APPEND nvcc_options -std=c++20 --expt-relaxed-constexpr -Xcompiler=-Wall,-ffp-contract=off)
+if(CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12.8)
+  list(APPEND nvcc_options --compress-mode=size)
+endif()
 if(SOFTMAX_EXT_WERROR)
   list(APPEND nvcc_options -Xptxas=-warn-spills,-warn-lmem-usage,-Werror)
 else()

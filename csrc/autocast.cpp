@@ -6,10 +6,10 @@
 // them.
 
 #include <ATen/autocast_mode.h>
-#include <torch/library.h>
 
 #include "csrc/outputs.h"
 #include "csrc/primitives.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext {
 namespace {
@@ -30,7 +30,7 @@ Tensor with_float_result(
 }  // namespace
 }  // namespace softmax_ext
 
-TORCH_LIBRARY_IMPL(softmax_ext, AutocastCUDA, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(AutocastCUDA, m) {
   namespace primitive = softmax_ext::primitive;
   m.impl("_softmax", &softmax_ext::with_float_result<primitive::softmax>);
   m.impl("_log_softmax", &softmax_ext::with_float_result<primitive::log_softmax>);

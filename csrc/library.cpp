@@ -8,21 +8,39 @@
 //
 // Primitives (underscore):
 //   temperature  one per row, broadcast against self with size 1 in dim, in the dtype of the
-//   arithmetic (float64 if any
-//                tensor is float64, else float32); where it is given, scale is not used
+//                arithmetic (float64 if any tensor is float64, else float32); where it is given,
+//                scale is not used
 //   scale        1/T for a number T
 //   dtype        of the result, as the int of its c10::ScalarType
 //   Functional, never aliasing an input; outputs contiguous. Their backwards are primitives too.
 
-#include <torch/library.h>
-
 #include "csrc/outputs.h"
 #include "csrc/public_operators.h"
+#include "csrc/registration.h"
 #include "csrc/softmax_ext.h"
 
 const char* softmax_ext_version() { return SOFTMAX_EXT_VERSION; }
 
-TORCH_LIBRARY(softmax_ext, m) {
+namespace softmax_ext {
+
+bool is_first_copy() {
+  static const bool is_first = [] {
+    const bool is_registered =
+        c10::Dispatcher::singleton().findSchema({"softmax_ext::_softmax", ""}).has_value();
+    if (is_registered)
+      TORCH_WARN(
+          "softmax_ext: its operators are registered already; this second copy of the library, "
+          "version " SOFTMAX_EXT_VERSION ", is not used. Load one copy only.");
+    return !is_registered;
+  }();
+  return is_first;
+}
+
+}  // namespace softmax_ext
+
+// A fragment, as torch takes the full form only once in a process.
+TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
+  if (!softmax_ext::is_first_copy()) return;
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
 
   m.def(
@@ -112,14 +130,14 @@ void register_public_operators(torch::Library& m) {
 
 }  // namespace softmax_ext
 
-TORCH_LIBRARY_IMPL(softmax_ext, CompositeImplicitAutograd, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(CompositeImplicitAutograd, m) {
   softmax_ext::register_public_operators(m);
 }
-TORCH_LIBRARY_IMPL(softmax_ext, FuncTorchBatchedDecomposition, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(FuncTorchBatchedDecomposition, m) {
   softmax_ext::register_public_operators(m);
 }
 
-TORCH_LIBRARY_IMPL(softmax_ext, Meta, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(Meta, m) {
   namespace outputs = softmax_ext::outputs;
   m.impl("_softmax", &outputs::softmax);
   m.impl("_softmax_backward", &outputs::softmax_backward);

@@ -63,26 +63,39 @@ void check_same_device(
       tensor.device());
 }
 
-void check_same_sizes(const char* op, const char* name, const Tensor& tensor, const Tensor& like) {
+// `of_what` says in the error why that shape is expected.
+template <typename... OfWhat>
+void check_sizes(
+    const char* op,
+    const char* name,
+    const Tensor& tensor,
+    c10::SymIntArrayRef expected,
+    const OfWhat&... of_what) {
   TORCH_CHECK(
-      tensor.dim() == like.dim(),
+      tensor.dim() == static_cast<int64_t>(expected.size()),
       op,
       ": expected ",
       name,
       " of shape ",
-      like.sym_sizes(),
+      expected,
+      of_what...,
       ", got ",
       tensor.sym_sizes());
-  for (int64_t i = 0; i < like.dim(); ++i)
+  for (size_t i = 0; i < expected.size(); ++i)
     TORCH_SYM_CHECK(
-        tensor.sym_size(i).sym_eq(like.sym_size(i)),
+        tensor.sym_size(static_cast<int64_t>(i)).sym_eq(expected[i]),
         op,
         ": expected ",
         name,
         " of shape ",
-        like.sym_sizes(),
+        expected,
+        of_what...,
         ", got ",
         tensor.sym_sizes());
+}
+
+void check_same_sizes(const char* op, const char* name, const Tensor& tensor, const Tensor& like) {
+  check_sizes(op, name, tensor, like.sym_sizes());
 }
 
 // The shape of one value per row. With keepdim the reduced dim stays, with size 1.
@@ -103,31 +116,7 @@ void check_row_values(
     const Tensor& self,
     int64_t dim,
     bool keepdim) {
-  const auto sizes = row_sizes(self, dim, keepdim);
-  const c10::SymIntArrayRef expected(sizes);
-  TORCH_CHECK(
-      tensor.dim() == static_cast<int64_t>(sizes.size()),
-      op,
-      ": expected ",
-      name,
-      " of shape ",
-      expected,
-      " for input ",
-      self.sym_sizes(),
-      ", got ",
-      tensor.sym_sizes());
-  for (size_t i = 0; i < sizes.size(); ++i)
-    TORCH_SYM_CHECK(
-        tensor.sym_size(static_cast<int64_t>(i)).sym_eq(sizes[i]),
-        op,
-        ": expected ",
-        name,
-        " of shape ",
-        expected,
-        " for input ",
-        self.sym_sizes(),
-        ", got ",
-        tensor.sym_sizes());
+  check_sizes(op, name, tensor, row_sizes(self, dim, keepdim), " for input ", self.sym_sizes());
 }
 
 void check_temperature(

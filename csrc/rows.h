@@ -1,12 +1,14 @@
 #pragma once
 // A tensor and a dim seen as outer × length × inner: `length` is the size of the dim that is
-// reduced, and each pair (outer, inner) is one row. Row r is outer index r / inner, inner index r %
-// inner.
+// reduced, and each pair (outer, inner) is one row. Row r is outer index r / inner, inner index
+// r % inner.
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <optional>
+
+#include "csrc/numerics/row_offsets.h"
 
 namespace softmax_ext {
 
@@ -26,48 +28,42 @@ struct Rows {
   }
 };
 
-// Element (outer, j, inner) of a tensor lies at data[outer · outer_stride + j · length_stride +
-// inner · inner_stride].
-struct RowStrides {
-  int64_t outer;
-  int64_t length;
-  int64_t inner;
-};
-
-// The one stride with which dims [begin, end) can be walked as if they were one, or nothing when
-// there is none.
-inline std::optional<int64_t> collapsed_stride(
-    const at::Tensor& tensor, int64_t begin, int64_t end) {
-  std::optional<int64_t> innermost;
-  int64_t expected = 0;
-  for (int64_t i = end - 1; i >= begin; --i) {
-    if (tensor.size(i) == 1) continue;
-    if (innermost && tensor.stride(i) != expected) return std::nullopt;
-    if (!innermost) innermost = tensor.stride(i);
-    expected = tensor.stride(i) * tensor.size(i);
+// The offsets of the rows along `dim`, or nothing for a tensor of too many dims that cannot be
+// taken together.
+inline std::optional<RowOffsets> row_offsets(const at::Tensor& tensor, int64_t dim) {
+  RowOffsets offsets;
+  int dims = 0;
+  for (int64_t i = tensor.dim() - 1; i >= 0; --i) {
+    if (i == dim || tensor.size(i) == 1) continue;
+    const bool continues =
+        dims > 0 && tensor.stride(i) == offsets.strides[dims - 1] * offsets.sizes[dims - 1];
+    if (continues) {
+      offsets.sizes[dims - 1] *= tensor.size(i);
+      continue;
+    }
+    if (dims == RowOffsets::kMaxDims) return std::nullopt;
+    offsets.sizes[dims] = tensor.size(i);
+    offsets.strides[dims] = tensor.stride(i);
+    ++dims;
   }
-  return innermost.value_or(0);
+  offsets.dims = dims > 0 ? dims : 1;
+  return offsets;
 }
 
-// A tensor with its strides. `tensor` is the argument itself wherever its strides allow it
-// (contiguous, row-strided, transposed, expanded); else a contiguous copy.
+// A tensor as rows along a dim: element j of row r is `offsets[r] + j · length_stride` from its
+// data. `tensor` is the argument itself (sliced, transposed, expanded, …), or a contiguous copy
+// where its strides are too many.
 struct RowView {
   at::Tensor tensor;
-  RowStrides strides;
+  RowOffsets offsets;
+  int64_t length_stride;
 
   static RowView of(const at::Tensor& tensor, int64_t dim) {
-    // An empty tensor is never read, and counts as contiguous whatever its strides: a copy would
-    // keep them.
-    if (tensor.dim() == 0 || tensor.numel() == 0)
-      return {
-          tensor, {0, 0, 0}
-      };
-    const auto outer = collapsed_stride(tensor, 0, dim);
-    const auto inner = collapsed_stride(tensor, dim + 1, tensor.dim());
-    if (!outer || !inner) return of(tensor.contiguous(), dim);
-    return {
-        tensor, {*outer, tensor.stride(dim), *inner}
-    };
+    // An empty tensor is never read, and a copy would keep its strides.
+    if (tensor.dim() == 0 || tensor.numel() == 0) return {tensor, {}, 0};
+    const auto offsets = row_offsets(tensor, dim);
+    if (!offsets) return of(tensor.contiguous(), dim);
+    return {tensor, *offsets, tensor.stride(dim)};
   }
 };
 

@@ -1,8 +1,7 @@
-#include <torch/library.h>
-
 #include <tuple>
 
 #include "csrc/outputs.h"
+#include "csrc/registration.h"
 #include "cuda/glue.h"
 
 namespace softmax_ext::cuda {
@@ -39,7 +38,7 @@ std::tuple<Tensor, Tensor> reduce_losses(
 }  // namespace
 }  // namespace softmax_ext::cuda
 
-TORCH_LIBRARY_IMPL(softmax_ext, CUDA, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(CUDA, m) {
   m.impl("_cross_entropy", &softmax_ext::cuda::cross_entropy);
   m.impl("_cross_entropy_backward", &softmax_ext::cuda::cross_entropy_backward);
   m.impl("_reduce_losses", &softmax_ext::cuda::reduce_losses);

@@ -62,9 +62,9 @@ struct InputRows {
     const Tensor tensor = with_dim_last(argument.to(dtype), dim);
     const int64_t last = std::max<int64_t>(tensor.dim() - 1, 0);
     RowView view = RowView::of(tensor, last);
-    const bool is_dense = view.strides.length == 1 || tensor.dim() == 0 || tensor.size(last) == 1;
-    if (!is_dense) view = RowView::of(tensor.contiguous(), last);
-    return {view.tensor, view.strides.outer};
+    const bool is_dense = view.length_stride == 1 || tensor.dim() == 0 || tensor.size(last) == 1;
+    if (!is_dense || view.offsets.dims > 1) view = RowView::of(tensor.contiguous(), last);
+    return {view.tensor, view.offsets.strides[0]};
   }
 };
 

@@ -1,6 +1,5 @@
-#include <torch/library.h>
-
 #include "csrc/outputs.h"
+#include "csrc/registration.h"
 #include "cuda/glue.h"
 
 namespace softmax_ext::cuda {
@@ -43,7 +42,7 @@ Tensor log_softmax_backward(
 }  // namespace
 }  // namespace softmax_ext::cuda
 
-TORCH_LIBRARY_IMPL(softmax_ext, CUDA, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(CUDA, m) {
   m.impl("_log_softmax", &softmax_ext::cuda::log_softmax);
   m.impl("_log_softmax_backward", &softmax_ext::cuda::log_softmax_backward);
 }

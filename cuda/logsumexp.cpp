@@ -1,6 +1,5 @@
-#include <torch/library.h>
-
 #include "csrc/outputs.h"
+#include "csrc/registration.h"
 #include "cuda/glue.h"
 
 namespace softmax_ext::cuda {
@@ -29,7 +28,7 @@ Tensor logsumexp_backward(
 }  // namespace
 }  // namespace softmax_ext::cuda
 
-TORCH_LIBRARY_IMPL(softmax_ext, CUDA, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(CUDA, m) {
   m.impl("_logsumexp", &softmax_ext::cuda::logsumexp);
   m.impl("_logsumexp_backward", &softmax_ext::cuda::logsumexp_backward);
 }

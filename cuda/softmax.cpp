@@ -1,6 +1,5 @@
-#include <torch/library.h>
-
 #include "csrc/outputs.h"
+#include "csrc/registration.h"
 #include "cuda/glue.h"
 
 namespace softmax_ext::cuda {
@@ -42,7 +41,7 @@ Tensor softmax_backward(
 }  // namespace
 }  // namespace softmax_ext::cuda
 
-TORCH_LIBRARY_IMPL(softmax_ext, CUDA, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(CUDA, m) {
   m.impl("_softmax", &softmax_ext::cuda::softmax);
   m.impl("_softmax_backward", &softmax_ext::cuda::softmax_backward);
 }

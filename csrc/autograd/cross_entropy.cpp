@@ -2,13 +2,13 @@
 
 #include <ATen/ops/eq.h>
 #include <ATen/ops/ones_like.h>
-#include <torch/library.h>
 
 #include "csrc/autograd/formulas.h"
 #include "csrc/autograd/node.h"
 #include "csrc/element_type.h"
 #include "csrc/outputs.h"
 #include "csrc/primitives.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext::autograd {
 namespace {
@@ -54,9 +54,10 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(
   const auto& [loss, max, log_sum] = results;
   if (node) torch_autograd::set_history(loss, node);
   if (has_forward_gradient(self)) {
+    const auto lane = max.scalar_type();
     const Tensor grad_logits = primitive::cross_entropy_backward(
-        at::ones_like(max), primal(self), target, max, log_sum, dim, ignore_index);
-    const Tensor products = (grad_logits * *tangent(self)).to(loss.scalar_type());
+        at::ones_like(max), primal(self).to(lane), target, max, log_sum, dim, ignore_index);
+    const Tensor products = grad_logits * tangent(self)->to(lane);
     loss._set_fw_grad(
         without_ignored(products, target, dim, ignore_index).sum(dim), 0, /*is_inplace_op=*/false);
   }
@@ -169,7 +170,7 @@ Tensor cross_entropy_backward(
 }  // namespace
 }  // namespace softmax_ext::autograd
 
-TORCH_LIBRARY_IMPL(softmax_ext, Autograd, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
   m.impl("_cross_entropy", &softmax_ext::autograd::cross_entropy);
   m.impl("_cross_entropy_backward", &softmax_ext::autograd::cross_entropy_backward);
 }

@@ -3,6 +3,7 @@
 #include <ATen/ops/isneginf.h>
 
 #include <cmath>
+#include <limits>
 
 #include "csrc/element_type.h"
 #include "csrc/primitives.h"
@@ -44,7 +45,9 @@ Tensor finite_logits(const Tensor& logits) { return logits.masked_fill(at::isneg
 
 Tensor centred_logits(const Tensor& logits, int64_t dim) {
   const Tensor centre = primitive::logsumexp(logits.detach(), std::nullopt, dim, 1.0, std::nullopt);
-  return (logits - centre).masked_fill(at::isneginf(logits), 0);
+  const double lowest = logits.scalar_type() == at::kDouble ? std::numeric_limits<double>::lowest()
+                                                            : std::numeric_limits<float>::lowest();
+  return (logits - centre).clamp_min(lowest).masked_fill(at::isneginf(logits), 0);
 }
 
 Tensor temperature_gradient(

@@ -37,7 +37,7 @@ Tensor row_sum(const Tensor& value, int64_t dim);
 Tensor finite_logits(const Tensor& logits);
 
 // x − log-sum-exp of its row, −inf replaced by 0: logits near 0, for sums Σ g·x whose weights g add
-// up to 0.
+// up to 0. A difference beyond the range of the dtype stays finite, as a weight of 0 may meet it.
 Tensor centred_logits(const Tensor& logits, int64_t dim);
 
 // The gradient of T through logits/T, −Σ g·x / T, summed to T's shape; g is the gradient of the

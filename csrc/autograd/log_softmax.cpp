@@ -1,6 +1,7 @@
 // Derivatives of log_softmax: its Jacobian is I − 1 pᵀ with p = exp(y).
 
 #include "csrc/autograd/normalized.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext::autograd {
 namespace {
@@ -43,7 +44,7 @@ struct LogSoftmax {
 }  // namespace
 }  // namespace softmax_ext::autograd
 
-TORCH_LIBRARY_IMPL(softmax_ext, Autograd, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
   using Kernels = softmax_ext::autograd::Normalized<softmax_ext::autograd::LogSoftmax>;
   m.impl("_log_softmax", &Kernels::forward);
   m.impl("_log_softmax_backward", &Kernels::backward);

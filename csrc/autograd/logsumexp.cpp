@@ -3,13 +3,13 @@
 
 #include <ATen/ops/isneginf.h>
 #include <ATen/ops/ones_like.h>
-#include <torch/library.h>
 
 #include "csrc/autograd/formulas.h"
 #include "csrc/autograd/node.h"
 #include "csrc/element_type.h"
 #include "csrc/outputs.h"
 #include "csrc/primitives.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext::autograd {
 namespace {
@@ -183,7 +183,7 @@ Tensor logsumexp_backward(
 }  // namespace
 }  // namespace softmax_ext::autograd
 
-TORCH_LIBRARY_IMPL(softmax_ext, Autograd, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
   m.impl("_logsumexp", &softmax_ext::autograd::logsumexp);
   m.impl("_logsumexp_backward", &softmax_ext::autograd::logsumexp_backward);
 }

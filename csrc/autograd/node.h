@@ -7,9 +7,9 @@
 //     SavedOutput probs;
 //     int64_t dim;
 //     auto members() { return std::tie(probs, dim); }
-//     static variable_list vjp(const variable_list& grads, const std::vector<bool>& needed, const
-//     Tensor& probs,
-//                              int64_t dim);
+//     static variable_list vjp(
+//         const variable_list& grads, const std::vector<bool>& needed, const Tensor& probs,
+//         int64_t dim);
 //   };
 //
 // OpNode does locking, release, undefined gradients and compiled autograd. `vjp` receives the

@@ -4,11 +4,13 @@
 // u of y:
 //
 //   kName, kBackwardName
-//   forward(self, temperature, dim, scale, dtype), backward(grad, output, temperature, dim, scale,
-//   dtype) jvp(tangent, output, temperature, dim, scale)  the tangent of y for that of the logits
-//   backward_transposed(v, …, dtype)               what v means for g, as the backward is linear in
-//   g backward_output_vjp(v, g, y, dim)              what v means for y, times T
-//   backward_output_jvp(u, g, y, dim)              the backward's tangent for u, times T
+//   forward(self, temperature, dim, scale, dtype)
+//   backward(grad, output, temperature, dim, scale, dtype)
+//   jvp(tangent, output, temperature, dim, scale)        the tangent of y for that of the logits
+//   backward_transposed(v, y, temperature, dim, scale)   what v means for g: the backward is linear
+//                                                        in g
+//   backward_output_vjp(v, g, y, dim)                    what v means for y, times T
+//   backward_output_jvp(u, g, y, dim)                    the backward's tangent for u, times T
 
 #include <torch/library.h>
 

@@ -2,11 +2,10 @@
 // gradient, divided by the number of rows for a mean. Ignored rows take it too; the derivative of
 // their loss makes it 0.
 
-#include <torch/library.h>
-
 #include "csrc/autograd/formulas.h"
 #include "csrc/autograd/node.h"
 #include "csrc/primitives.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext::autograd {
 namespace {
@@ -61,6 +60,6 @@ std::tuple<Tensor, Tensor> reduce_losses(
 }  // namespace
 }  // namespace softmax_ext::autograd
 
-TORCH_LIBRARY_IMPL(softmax_ext, Autograd, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
   m.impl("_reduce_losses", &softmax_ext::autograd::reduce_losses);
 }

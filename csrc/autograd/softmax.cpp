@@ -2,6 +2,7 @@
 // gradients back and tangents forward.
 
 #include "csrc/autograd/normalized.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext::autograd {
 namespace {
@@ -46,7 +47,7 @@ struct Softmax {
 }  // namespace
 }  // namespace softmax_ext::autograd
 
-TORCH_LIBRARY_IMPL(softmax_ext, Autograd, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
   using Kernels = softmax_ext::autograd::Normalized<softmax_ext::autograd::Softmax>;
   m.impl("_softmax", &Kernels::forward);
   m.impl("_softmax_backward", &Kernels::backward);

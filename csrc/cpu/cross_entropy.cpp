@@ -1,9 +1,8 @@
 #include "csrc/numerics/cross_entropy.h"
 
-#include <torch/library.h>
-
 #include "csrc/cpu/walk_rows.h"
 #include "csrc/outputs.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext::cpu {
 namespace {
@@ -39,7 +38,7 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(
   check_targets(targets, rows, ignore_index);
   with_element_type(self.scalar_type(), [&]<typename T>() {
     using Lane = LaneOf<T>;
-    const auto in = input_rows<T>(logits, rows);
+    const auto in = input_rows<T>(logits);
     const int64_t* const classes = targets.const_data_ptr<int64_t>();
     Lane* const loss = std::get<0>(results).mutable_data_ptr<Lane>();
     Lane* const max = std::get<1>(results).mutable_data_ptr<Lane>();
@@ -82,8 +81,8 @@ Tensor cross_entropy_backward(
   const Tensor row_log_sum = log_sum.contiguous();
   with_element_type(self.scalar_type(), [&]<typename T>() {
     using Lane = LaneOf<T>;
-    const auto in = input_rows<T>(logits, rows);
-    const auto out = output_rows<T>(grad_input, rows);
+    const auto in = input_rows<T>(logits);
+    const auto out = output_rows<T>(grad_input, dim);
     const int64_t* const classes = targets.const_data_ptr<int64_t>();
     const Lane* const grads = row_grads.const_data_ptr<Lane>();
     const Lane* const maxima = row_max.const_data_ptr<Lane>();
@@ -109,7 +108,7 @@ Tensor cross_entropy_backward(
 }  // namespace
 }  // namespace softmax_ext::cpu
 
-TORCH_LIBRARY_IMPL(softmax_ext, CPU, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(CPU, m) {
   m.impl("_cross_entropy", &softmax_ext::cpu::cross_entropy);
   m.impl("_cross_entropy_backward", &softmax_ext::cpu::cross_entropy_backward);
 }

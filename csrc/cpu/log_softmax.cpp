@@ -1,7 +1,6 @@
-#include <torch/library.h>
-
 #include "csrc/cpu/walk_rows.h"
 #include "csrc/outputs.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext::cpu {
 namespace {
@@ -35,7 +34,7 @@ Tensor log_softmax_backward(
 }  // namespace
 }  // namespace softmax_ext::cpu
 
-TORCH_LIBRARY_IMPL(softmax_ext, CPU, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(CPU, m) {
   m.impl("_log_softmax", &softmax_ext::cpu::log_softmax);
   m.impl("_log_softmax_backward", &softmax_ext::cpu::log_softmax_backward);
 }

@@ -1,7 +1,6 @@
-#include <torch/library.h>
-
 #include "csrc/cpu/walk_rows.h"
 #include "csrc/outputs.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext::cpu {
 namespace {
@@ -20,7 +19,7 @@ Tensor logsumexp(
     with_element_type(result.scalar_type(), [&]<typename Out>() {
       using Lane = LaneOf<In, Out>;
       const RowScale<Lane> scales(temperature, scale, self, dim);
-      const auto in = input_rows<In>(logits, rows);
+      const auto in = input_rows<In>(logits);
       Out* const out = result.mutable_data_ptr<Out>();
       for_each_row(rows, [&](int64_t row) {
         const LogSumExpForward<Lane, double> op{scales[row]};
@@ -49,8 +48,8 @@ Tensor logsumexp_backward(
     with_element_type(grad.scalar_type(), [&]<typename Out>() {
       using Lane = LaneOf<In, Out>;
       const RowScale<Lane> scales(temperature, scale, self, dim);
-      const auto in = input_rows<In>(logits, rows);
-      const auto out = output_rows<In>(grad_input, rows);
+      const auto in = input_rows<In>(logits);
+      const auto out = output_rows<In>(grad_input, dim);
       const Out* const grads = row_grads.const_data_ptr<Out>();
       for_each_row(rows, [&](int64_t row) {
         LogSumExpBackward<Lane, double> op{{scales[row]}, static_cast<Lane>(grads[row])};
@@ -64,7 +63,7 @@ Tensor logsumexp_backward(
 }  // namespace
 }  // namespace softmax_ext::cpu
 
-TORCH_LIBRARY_IMPL(softmax_ext, CPU, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(CPU, m) {
   m.impl("_logsumexp", &softmax_ext::cpu::logsumexp);
   m.impl("_logsumexp_backward", &softmax_ext::cpu::logsumexp_backward);
 }

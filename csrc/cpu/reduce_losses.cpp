@@ -1,7 +1,6 @@
-#include <torch/library.h>
-
 #include "csrc/element_type.h"
 #include "csrc/outputs.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext::cpu {
 namespace {
@@ -43,6 +42,4 @@ std::tuple<Tensor, Tensor> reduce_losses(
 }  // namespace
 }  // namespace softmax_ext::cpu
 
-TORCH_LIBRARY_IMPL(softmax_ext, CPU, m) {
-  m.impl("_reduce_losses", &softmax_ext::cpu::reduce_losses);
-}
+SOFTMAX_EXT_LIBRARY_IMPL(CPU, m) { m.impl("_reduce_losses", &softmax_ext::cpu::reduce_losses); }

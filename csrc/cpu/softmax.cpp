@@ -1,7 +1,6 @@
-#include <torch/library.h>
-
 #include "csrc/cpu/walk_rows.h"
 #include "csrc/outputs.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext::cpu {
 namespace {
@@ -34,7 +33,7 @@ Tensor softmax_backward(
 }  // namespace
 }  // namespace softmax_ext::cpu
 
-TORCH_LIBRARY_IMPL(softmax_ext, CPU, m) {
+SOFTMAX_EXT_LIBRARY_IMPL(CPU, m) {
   m.impl("_softmax", &softmax_ext::cpu::softmax);
   m.impl("_softmax_backward", &softmax_ext::cpu::softmax_backward);
 }

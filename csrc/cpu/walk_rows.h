@@ -32,27 +32,22 @@ struct RowPointer {
 template <typename T>
 struct TensorRows {
   T* data;
-  RowStrides strides;
-  int64_t inner;
+  RowOffsets offsets;
+  int64_t length_stride;
 
-  RowPointer<T> operator[](int64_t row) const {
-    return {data + row / inner * strides.outer + row % inner * strides.inner, strides.length};
-  }
+  RowPointer<T> operator[](int64_t row) const { return {data + offsets[row], length_stride}; }
 };
 
 template <typename T>
-TensorRows<const T> input_rows(const RowView& view, const Rows& rows) {
-  return {view.tensor.const_data_ptr<T>(), view.strides, std::max<int64_t>(rows.inner, 1)};
+TensorRows<const T> input_rows(const RowView& view) {
+  return {view.tensor.const_data_ptr<T>(), view.offsets, view.length_stride};
 }
 
-// Outputs are contiguous.
+// Outputs are contiguous: a view of theirs is never a copy.
 template <typename T>
-TensorRows<T> output_rows(const Tensor& tensor, const Rows& rows) {
-  return {
-      tensor.mutable_data_ptr<T>(),
-      {rows.length * rows.inner, rows.inner, 1},
-      std::max<int64_t>(rows.inner, 1)
-  };
+TensorRows<T> output_rows(const Tensor& tensor, int64_t dim) {
+  const RowView view = RowView::of(tensor, dim);
+  return {view.tensor.mutable_data_ptr<T>(), view.offsets, view.length_stride};
 }
 
 // 1/T of each row, from a number or from a tensor that broadcasts over the rows.
@@ -128,8 +123,8 @@ void map_logits(
     with_element_type(output.scalar_type(), [&]<typename Out>() {
       using Lane = LaneOf<In, Out>;
       const RowScale<Lane> scales(temperature, scale, self, dim);
-      const auto in = input_rows<In>(logits, rows);
-      const auto out = output_rows<Out>(output, rows);
+      const auto in = input_rows<In>(logits);
+      const auto out = output_rows<Out>(output, dim);
       for_each_row(rows, [&](int64_t row) {
         map_row(WithWideTotal<Operator, Lane>{scales[row]}, rows.length, in[row], out[row]);
       });
@@ -153,9 +148,9 @@ void map_gradients(
     with_element_type(grad_input.scalar_type(), [&]<typename In>() {
       using Lane = LaneOf<In, Out>;
       const RowScale<Lane> scales(temperature, scale, output, dim);
-      const auto grad_rows = input_rows<Out>(grads, rows);
-      const auto out_rows = input_rows<Out>(outputs, rows);
-      const auto in_rows = output_rows<In>(grad_input, rows);
+      const auto grad_rows = input_rows<Out>(grads);
+      const auto out_rows = input_rows<Out>(outputs);
+      const auto in_rows = output_rows<In>(grad_input, dim);
       for_each_row(rows, [&](int64_t row) {
         const WithWideTotal<Operator, Lane> op{scales[row]};
         const auto dy = grad_rows[row];

@@ -22,8 +22,7 @@ struct CrossEntropyRow {
 template <typename Lane, typename Total>
 SOFTMAX_EXT_HOST_DEVICE CrossEntropyRow<Lane> cross_entropy_row(
     SoftmaxSummary<Lane, Total> summary, Lane target_logit) {
-  const bool is_undefined = summary.max == kInfinity<Lane> || summary.max == -kInfinity<Lane>;
-  const Total log_sum = is_undefined ? kNaN<Total> : summary.log_sum();
+  const Total log_sum = summary.is_undefined() ? kNaN<Total> : summary.log_sum();
   const Total distance = Total(summary.max) - Total(target_logit);
   return {Lane(distance + log_sum), summary.max, Lane(log_sum)};
 }

@@ -44,10 +44,9 @@ struct OverLogits {
     return softmax_ext::merge(a, b, scale);
   }
 
-  // A row without probabilities: all −inf, or with +inf, or under an invalid temperature. (NaN is
-  // in the sum already.)
+  // A row without probabilities, by its logits or by an invalid temperature.
   SOFTMAX_EXT_HOST_DEVICE bool is_undefined(Summary summary) const {
-    return summary.max == kInfinity<Lane> || summary.max == -kInfinity<Lane> || scale != scale;
+    return summary.is_undefined() || scale != scale;
   }
 };
 

@@ -23,6 +23,11 @@ struct SoftmaxSummary {
 
   SOFTMAX_EXT_HOST_DEVICE Total sum() const { return 1 + rest; }
 
+  // Of a row without probabilities: all −inf, or with +inf. (NaN is in the sum already.)
+  SOFTMAX_EXT_HOST_DEVICE bool is_undefined() const {
+    return max == kInfinity<Lane> || max == -kInfinity<Lane>;
+  }
+
   // log Σ exp((x − max) · scale).
   SOFTMAX_EXT_HOST_DEVICE Total log_sum() const { return logarithm_of_1_plus(rest); }
 };

@@ -44,6 +44,11 @@ def load() -> None:
 
 
 def _check_torch(version_file: Path) -> None:
+    if not version_file.exists():
+        raise ImportError(
+            f"softmax_ext: expected the torch version that {library_path} was built for in {version_file}, found no "
+            "such file. Install the library as a whole ('pip install .'), or put the file beside it."
+        )
     built_for = version_file.read_text().strip()
     running = ".".join(torch.__version__.split(".")[:2])
     if running != built_for:
@@ -56,7 +61,7 @@ def _check_torch(version_file: Path) -> None:
 
 def _check_loaded_copy() -> None:
     mappings = Path("/proc/self/maps").read_text().splitlines()
-    copies = {mapping.split(maxsplit=5)[5] for mapping in mappings if "softmax_ext" in mapping}
+    copies = {mapping.split(maxsplit=5)[5] for mapping in mappings if ".so" in mapping}
     for copy in sorted(copies):
         try:
             version = ctypes.CDLL(copy).softmax_ext_version  # opening a loaded library again yields its handle

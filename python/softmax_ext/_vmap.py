@@ -29,12 +29,24 @@ def _batch_first(tensor: Tensor | None, batch_dim: int | None, rank: int) -> Ten
     return tensor.reshape(tensor.shape[:1] + (1,) * missing + tensor.shape[1:])
 
 
+def _shifted_dim(primitive: str, dim: int, rank: int) -> int:
+    """The dim of the batched tensor that is ``dim`` of a sample of ``rank`` dimensions."""
+    dims = max(rank, 1)
+    if not -dims <= dim < dims:
+        raise IndexError(
+            f"{primitive.lstrip('_')}: expected dim in [{-dims}, {dims - 1}] for a {rank}-d tensor, got {dim}"
+        )
+    return dim % dims + 1
+
+
 def _expanded(tensor: Tensor, batch_size: int) -> Tensor:
     return tensor.expand(batch_size, *tensor.shape[1:])
 
 
-def _normalize_rule(primitive: Callable[..., Tensor]) -> Callable:
+def _normalize_rule(name: str) -> Callable:
     """For primitives of (self, temperature, dim, …) and of (grad, other, temperature, dim, …)."""
+
+    primitive = getattr(_primitives, name)
 
     def rule(info, in_dims, *args):
         dim_index = next(i for i, argument in enumerate(args) if isinstance(argument, int))
@@ -48,7 +60,7 @@ def _normalize_rule(primitive: Callable[..., Tensor]) -> Callable:
         if scalar:
             batched = [t.unsqueeze(1) for t in batched]
             temperature = None if temperature is None else temperature.unsqueeze(1)
-        result = primitive(*batched, temperature, dim % max(rank, 1) + 1, *rest)
+        result = primitive(*batched, temperature, _shifted_dim(name, dim, rank), *rest)
         return (result.squeeze(1) if scalar else result), 0
 
     return rule
@@ -58,7 +70,8 @@ def _cross_entropy_rule(info, in_dims, self, target, dim, ignore_index):
     rank = _rank(self, in_dims[0])
     self = _expanded(_batch_first(self, in_dims[0], rank), info.batch_size)
     target = _expanded(_batch_first(target, in_dims[1], rank - 1), info.batch_size)
-    return _primitives._cross_entropy(self, target, dim % rank + 1, ignore_index), (0, 0, 0)
+    dim = _shifted_dim("_cross_entropy", dim, rank)
+    return _primitives._cross_entropy(self, target, dim, ignore_index), (0, 0, 0)
 
 
 def _cross_entropy_backward_rule(info, in_dims, grad, self, target, max, log_sum, dim, ignore_index):
@@ -70,10 +83,8 @@ def _cross_entropy_backward_rule(info, in_dims, grad, self, target, max, log_sum
         for tensor, batch_dim in zip((grad, target, max, log_sum), row_dims, strict=True)
     ]
     grad, target, max, log_sum = rows
-    return (
-        _primitives._cross_entropy_backward(grad, self, target, max, log_sum, dim % rank + 1, ignore_index),
-        0,
-    )
+    dim = _shifted_dim("_cross_entropy_backward", dim, rank)
+    return _primitives._cross_entropy_backward(grad, self, target, max, log_sum, dim, ignore_index), 0
 
 
 def _reduce_losses_rule(info, in_dims, losses, target, leading, mean, ignore_index):
@@ -91,7 +102,7 @@ for _name in (
     "_logsumexp",
     "_logsumexp_backward",
 ):
-    torch.library.register_vmap(f"softmax_ext::{_name}", _normalize_rule(getattr(_primitives, _name)))
+    torch.library.register_vmap(f"softmax_ext::{_name}", _normalize_rule(_name))
 torch.library.register_vmap("softmax_ext::_cross_entropy", _cross_entropy_rule)
 torch.library.register_vmap("softmax_ext::_cross_entropy_backward", _cross_entropy_backward_rule)
 torch.library.register_vmap("softmax_ext::_reduce_losses", _reduce_losses_rule)

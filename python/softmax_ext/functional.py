@@ -28,8 +28,8 @@ def softmax(
     Args:
         input: Logits of any shape; float64, float32, bfloat16 or float16 (any real dtype if ``dtype`` is given).
         dim: The dimension along which probabilities add up to 1.
-        dtype: Dtype of the result and of the arithmetic, as in :func:`torch.softmax`. The conversion is part of the
-            same pass over the data.
+        dtype: Dtype of the result, as in :func:`torch.softmax`. The conversion is part of the same pass over the data.
+            Arithmetic is in float64 where the input or the result is, else in float32.
         temperature: T. A number, or a tensor that broadcasts against ``input`` with size 1 in ``dim`` (one for all,
             one per row, a parameter); a tensor is differentiable. 0 gives the uniform distribution over the maxima,
             infinity that over all logits that are not −inf; gradients are 0 there.

@@ -10,13 +10,19 @@ from torch import Tensor
 from softmax_ext import functional
 
 
-def _implicit_dim(name: str, rank: int) -> int:
+def _implicit_dim(rank: int) -> int:
     """The dim that ``torch.nn`` takes where none is given."""
+    if rank == 0 or rank == 1 or rank == 3:
+        return 0
+    return 1
+
+
+def _warned_implicit_dim(name: str, rank: int) -> int:
     warnings.warn(
         f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an argument.",
         stacklevel=5,
     )
-    return 0 if rank in (0, 1, 3) else 1
+    return _implicit_dim(rank)
 
 
 class Softmax(torch.nn.Softmax):
@@ -35,10 +41,11 @@ class Softmax(torch.nn.Softmax):
         """``input``: logits of any shape; returns probabilities of the same shape."""
         if torch.jit.is_scripting():
             dim = self.dim
-            assert dim is not None, "Softmax: expected a dim in a scripted module"
+            if dim is None:
+                dim = _implicit_dim(input.dim())
             return torch.ops.softmax_ext.softmax(input, dim, temperature=self.temperature)
         else:  # scripting compiles what follows an early return, but not this branch
-            dim = _implicit_dim("softmax", input.dim()) if self.dim is None else self.dim
+            dim = _warned_implicit_dim("softmax", input.dim()) if self.dim is None else self.dim
             return functional.softmax(input, dim, temperature=self.temperature)
 
     def extra_repr(self) -> str:
@@ -56,10 +63,11 @@ class LogSoftmax(torch.nn.LogSoftmax):
         """``input``: logits of any shape; returns log-probabilities of the same shape."""
         if torch.jit.is_scripting():
             dim = self.dim
-            assert dim is not None, "LogSoftmax: expected a dim in a scripted module"
+            if dim is None:
+                dim = _implicit_dim(input.dim())
             return torch.ops.softmax_ext.log_softmax(input, dim, temperature=self.temperature)
         else:  # scripting compiles what follows an early return, but not this branch
-            dim = _implicit_dim("log_softmax", input.dim()) if self.dim is None else self.dim
+            dim = _warned_implicit_dim("log_softmax", input.dim()) if self.dim is None else self.dim
             return functional.log_softmax(input, dim, temperature=self.temperature)
 
     def extra_repr(self) -> str:
@@ -87,13 +95,22 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             raise NotImplementedError("CrossEntropyLoss: weight is not implemented yet")
         if label_smoothing != 0:
             raise NotImplementedError("CrossEntropyLoss: label_smoothing is not implemented yet")
-        if self.reduction not in functional._REDUCTIONS:
-            raise ValueError(f"CrossEntropyLoss: expected reduction 'none', 'mean' or 'sum', got {self.reduction!r}")
-        self._reduction = functional._REDUCTIONS[self.reduction]
+        _reduction_code(self.reduction)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """``input``: logits ``[N, C, …]`` or ``[C]``; ``target``: class indices ``[N, …]`` or ``[]``."""
-        return torch.ops.softmax_ext.cross_entropy(input, target, None, self._reduction, self.ignore_index, 0.0)
+        reduction = _reduction_code(self.reduction)
+        return torch.ops.softmax_ext.cross_entropy(input, target, None, reduction, self.ignore_index, 0.0)
+
+
+def _reduction_code(reduction: str) -> int:
+    if reduction == "none":
+        return 0
+    if reduction == "mean":
+        return 1
+    if reduction == "sum":
+        return 2
+    raise ValueError(f"CrossEntropyLoss: expected reduction 'none', 'mean' or 'sum', got '{reduction}'")
 
 
 def _set_temperature(module: torch.nn.Module, temperature: float | Tensor | None) -> None:
@@ -104,9 +121,16 @@ def _set_temperature(module: torch.nn.Module, temperature: float | Tensor | None
         module.temperature = temperature
     else:
         module.temperature = float(temperature)
+        if not module.temperature >= 0:
+            raise ValueError(f"{type(module).__name__}: expected a temperature of at least 0, got {temperature}")
 
 
 def _extra_repr(module: Softmax | LogSoftmax) -> str:
     if module.temperature is None:
         return f"dim={module.dim}"
-    return f"dim={module.dim}, temperature={module.temperature}"
+    temperature = module.temperature
+    if isinstance(temperature, Tensor):
+        temperature = (
+            f"{'Parameter' if isinstance(temperature, torch.nn.Parameter) else 'Tensor'}{list(temperature.shape)}"
+        )
+    return f"dim={module.dim}, temperature={temperature}"

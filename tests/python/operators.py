@@ -6,7 +6,7 @@ primitive case is one call of a primitive, for what is checked on primitives alo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -158,6 +158,13 @@ def flat(inputs: tuple[Tensor, ...]) -> Tensor:
 def cubed_sum(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A scalar whose derivatives of every order depend on every output."""
     return lambda *inputs: (function(*inputs) ** 3).sum()
+
+
+def value_and_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The value, and the gradients of the sum of its cubes, by a graph of their own."""
+    inputs = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    value = function(*inputs)
+    return value, *torch.autograd.grad((value**3).sum(), inputs)
 
 
 NORMALIZED_CASES = (

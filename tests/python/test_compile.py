@@ -18,6 +18,7 @@ from operators import (
     ops,
     random_logits,
     random_temperature,
+    value_and_gradients,
 )
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -47,12 +48,6 @@ def compiled(function, backend="aot_eager", **options):
 def one_graph():
     """A second graph for a function that has one raises. (Backends may be called more often: a trace can start over.)"""
     return torch._dynamo.config.patch(error_on_recompile=True)
-
-
-def value_and_gradients(function, inputs):
-    inputs = [tensor.detach().clone().requires_grad_() for tensor in inputs]
-    value = function(*inputs)
-    return value, *torch.autograd.grad((value**3).sum(), inputs)
 
 
 def to_meta(value):

@@ -34,6 +34,13 @@ def test_a_dim_out_of_range(name, dim):
 
 
 @all_three
+@pytest.mark.parametrize("dim", [-2, 1])
+def test_a_dim_out_of_range_of_the_samples_under_vmap(name, dim):
+    message = f"{name}: expected dim in [-1, 0] for a 1-d tensor, got {dim}"
+    raises(IndexError, message, lambda: torch.vmap(lambda x: getattr(softmax_ext, name)(x, dim))(X))
+
+
+@all_three
 def test_a_dim_of_a_zero_dimensional_tensor(name):
     message = f"{name}: expected dim in [-1, 0] for a 0-d tensor, got 1"
     raises(IndexError, message, lambda: getattr(softmax_ext, name)(torch.tensor(1.0), 1))

@@ -60,6 +60,26 @@ def test_a_second_copy_of_the_same_version_is_not_loaded(tmp_path):
     assert output == f"[0.5, 0.5]\n[{other!r}]\n"
 
 
+def test_a_second_copy_that_comes_later_is_not_used_and_says_so(tmp_path):
+    other = copy_of_library(tmp_path, "")
+    output = run(
+        f"""
+        import torch, softmax_ext
+        torch.ops.load_library({other!r})
+        print(softmax_ext.softmax(torch.zeros(2, requires_grad=True), 0).tolist())
+        """
+    )
+    assert "softmax_ext: its operators are registered already; this second copy of the library" in output
+    assert "[0.5, 0.5]" in output.splitlines()
+
+
+def test_a_library_without_its_torch_version_says_which_file_is_missing(tmp_path):
+    copy = copy_of_library(tmp_path, "")
+    (tmp_path / "torch_version.txt").unlink()
+    output = run("import softmax_ext", SOFTMAX_EXT_LIBRARY=copy)
+    assert f"was built for in {tmp_path / 'torch_version.txt'}, found no such file" in output
+
+
 def test_operators_that_are_not_ours_under_our_name_are_reported():
     output = run(
         """

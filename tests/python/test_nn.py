@@ -20,6 +20,7 @@ def test_without_a_dim_the_module_chooses_and_warns_as_torch_does(ours, theirs, 
         actual = ours()(x)
     torch.testing.assert_close(actual, expected)
     assert caught[0].filename == __file__
+    torch.testing.assert_close(torch.jit.script(ours())(x), expected)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
@@ -31,10 +32,18 @@ def test_a_module_is_one_of_torchs(ours, theirs):
 
 
 @pytest.mark.parametrize("ours", FUNCTIONS)
+@pytest.mark.parametrize("temperature", [-1.0, float("nan")])
+def test_a_number_that_is_no_temperature_is_refused(ours, temperature):
+    with pytest.raises(ValueError, match=f"{ours.__name__}: expected a temperature of at least 0, got {temperature}"):
+        ours(1, temperature=temperature)
+
+
+@pytest.mark.parametrize("ours", FUNCTIONS)
 def test_a_parameter_is_learned_and_a_tensor_is_a_buffer(ours):
     x = torch.randn(3, 4, dtype=torch.float64)
     learned = ours(1, temperature=torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64)))
     assert [name for name, _ in learned.named_parameters()] == ["temperature"]
+    assert repr(learned) == f"{ours.__name__}(dim=1, temperature=Parameter[])"
     learned(x)[0, 0].backward()
     assert learned.temperature.grad.abs() > 1e-3
     fixed = ours(1, temperature=torch.tensor(2.0)).to(torch.float64)
@@ -50,3 +59,13 @@ def test_the_loss_has_torchs_constructor_and_repr():
     assert repr(ours) == repr(theirs)
     x, target = torch.randn(4, 5), torch.tensor([3, 1, 0, 3])
     torch.testing.assert_close(ours(x, target), theirs(x, target))
+
+
+def test_a_reduction_that_is_changed_later_counts():
+    loss, x, target = nn.CrossEntropyLoss(), torch.randn(4, 5), torch.tensor([3, 1, 0, 3])
+    for reduction in ("sum", "none", "mean"):
+        loss.reduction = reduction
+        torch.testing.assert_close(loss(x, target), softmax_ext.cross_entropy(x, target, reduction=reduction))
+    loss.reduction = "average"
+    with pytest.raises(ValueError, match="expected reduction 'none', 'mean' or 'sum', got 'average'"):
+        loss(x, target)

@@ -355,3 +355,14 @@ def test_gradients_are_within_a_few_units_of_float64(name, dtype):
 def ulp_floor(dtype):
     """The smallest subnormal: results below the normal range are rounded to multiples of it."""
     return torch.finfo(dtype).tiny * torch.finfo(dtype).eps
+
+
+@both
+def test_strides_are_followed_without_a_copy(name):
+    f = NORMALIZATIONS[name][0]
+    base = torch.randn(4, 6, 5, 8)
+    for x in (base[:, :3], base.transpose(1, 2), base[..., 1:5], base.permute(3, 1, 0, 2), base[:1].expand(3, 6, 5, 8)):
+        for dim in range(4):
+            with torch.profiler.profile() as profile:
+                f(x, dim)
+            assert not {event.key for event in profile.key_averages()} & {"aten::clone", "aten::copy_"}

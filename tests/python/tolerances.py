@@ -50,10 +50,14 @@ def logsumexp_bound(result: Tensor, top: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def assert_nearly_all_correctly_rounded(actual: Tensor, expected: Tensor, share: float = 0.9995) -> None:
-    """16-bit results: the rounded float64 result for at least ``share`` of the elements, else a neighbour of it."""
+    """16-bit results: the rounded float64 result for at least ``share`` of the elements, else a neighbour of it.
+
+    Three elements may always miss it: in a small sample a share of 0.05 % is less than one element.
+    """
     rounded = expected.to(actual.dtype)
     same = (actual == rounded) | (actual.isnan() & rounded.isnan())
-    assert same.double().mean() >= share, f"{1 - same.double().mean():.5%} are not correctly rounded"
+    misses = (~same).sum().item()
+    assert misses <= max(3, (1 - share) * same.numel()), f"{misses} of {same.numel()} are not correctly rounded"
     infinity = torch.full_like(rounded, float("inf"))
     neighbour = (actual == torch.nextafter(rounded, infinity)) | (actual == torch.nextafter(rounded, -infinity))
     assert (same | neighbour).all(), "an element is further than one neighbour from the correctly rounded result"
