@@ -27,7 +27,7 @@ sources := $(shell find csrc cuda cmake python tools -type f \
   -not -path '*/__pycache__/*' -not -path '*.egg-info/*' -not -path 'python/softmax_ext/[ils]*/*')
 package_sources := CMakeLists.txt README.md pyproject.toml setup.py $(sources)
 
-.PHONY: install demo test test-cpp test-python test-wheel test-newest lint format bench-calls clean
+.PHONY: install demo test test-cpp test-python test-kernels test-wheel test-newest lint format bench-calls clean
 .NOTPARALLEL:
 
 install: $(VENV)/.installed
@@ -35,7 +35,7 @@ install: $(VENV)/.installed
 demo: install
 	$(bin)/python -m examples.newsgroups
 
-test: test-cpp test-python
+test: test-cpp test-python test-kernels
 
 test-cpp: $(VENV)/.torch
 	cmake --preset dev $(cmake_options)
@@ -44,6 +44,15 @@ test-cpp: $(VENV)/.torch
 
 test-python: install
 	$(bin)/python -m pytest
+
+# The Python tests of values and derivatives, on the CUDA kernels run by the CPU executor.
+simt_library = $(abspath $(BUILD))/tests/simt/libsoftmax_ext_simt.so
+test-kernels: install test-cpp
+	$(bin)/python tools/check_kernels.py --if-any $(BUILD)/libsoftmax_ext.so
+	if [ -e $(simt_library) ]; then \
+	  cd tests/python && SOFTMAX_EXT_LIBRARY=$(simt_library) $(bin)/python -m pytest test_lengths.py test_softmax.py \
+	    test_cross_entropy.py test_errors.py test_lesson.py test_gradients.py test_functorch.py; \
+	else echo "NOT TESTED: the CUDA kernels on the CPU, for want of CUDA headers"; fi
 
 # The wheel as users get it: built in isolation, installed in an environment that has never seen the source tree.
 test-wheel: $(VENV)/.torch

@@ -62,7 +62,9 @@ message(STATUS "softmax_ext ${PROJECT_VERSION} for torch ${torch_version}: WITH 
 
 # -std is passed by hand as CMake 3.25 does not know C++20 of every nvcc.
 list(APPEND nvcc_options -std=c++20 --expt-relaxed-constexpr -Xcompiler=-Wall,-ffp-contract=off)
-if(CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12.8)
+if(SOFTMAX_EXT_WERROR)
+  list(APPEND nvcc_options --no-compress) # tools/check_kernels.py reads the machine code
+elseif(CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12.8)
   list(APPEND nvcc_options --compress-mode=size)
 endif()
 if(SOFTMAX_EXT_WERROR)

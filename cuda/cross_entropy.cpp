@@ -9,8 +9,19 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy(
     const Tensor& self, const Tensor& target, int64_t dim, c10::SymInt ignore_index) {
-  outputs::cross_entropy(self, target, dim, ignore_index);
-  raise_not_available("cross_entropy");
+  auto results = outputs::cross_entropy(self, target, dim, ignore_index);
+  const auto& [loss, max, log_sum] = results;
+  if (loss.numel() == 0) return results;
+  dim = wrapped_dim("cross_entropy", dim, self.dim());
+  TORCH_CHECK(
+      self.numel() > 0, "cross_entropy on CUDA: expected at least 1 class, got 0 in dim ", dim);
+  RowsCall call(self, dim, self.scalar_type(), self.scalar_type());
+  call.finish(launch_cross_entropy(
+      call.problem(),
+      call.logits(self),
+      call.targets(target, ignore_index.expect_int()),
+      {loss.mutable_data_ptr(), max.mutable_data_ptr(), log_sum.mutable_data_ptr()}));
+  return results;
 }
 
 Tensor cross_entropy_backward(
@@ -21,18 +32,20 @@ Tensor cross_entropy_backward(
     const Tensor& log_sum,
     int64_t dim,
     c10::SymInt ignore_index) {
-  outputs::cross_entropy_backward(grad, self, target, max, log_sum, dim, ignore_index);
-  raise_not_available("cross_entropy_backward");
-}
-
-std::tuple<Tensor, Tensor> reduce_losses(
-    const Tensor& losses,
-    const Tensor& target,
-    int64_t leading,
-    bool mean,
-    c10::SymInt ignore_index) {
-  outputs::reduce_losses(losses, target, leading, mean, ignore_index);
-  raise_not_available("reduce_losses");
+  const Tensor grad_input =
+      outputs::cross_entropy_backward(grad, self, target, max, log_sum, dim, ignore_index);
+  if (grad_input.numel() == 0) return grad_input;
+  dim = wrapped_dim("cross_entropy_backward", dim, self.dim());
+  RowsCall call(self, dim, self.scalar_type(), self.scalar_type());
+  call.finish(launch_cross_entropy_backward(
+      call.problem(),
+      call.logits(self),
+      call.targets(target, ignore_index.expect_int()),
+      call.row_numbers(grad),
+      call.row_numbers(max),
+      call.row_numbers(log_sum),
+      call.logits_result(grad_input)));
+  return grad_input;
 }
 
 }  // namespace
@@ -41,5 +54,4 @@ std::tuple<Tensor, Tensor> reduce_losses(
 SOFTMAX_EXT_LIBRARY_IMPL(CUDA, m) {
   m.impl("_cross_entropy", &softmax_ext::cuda::cross_entropy);
   m.impl("_cross_entropy_backward", &softmax_ext::cuda::cross_entropy_backward);
-  m.impl("_reduce_losses", &softmax_ext::cuda::reduce_losses);
 }

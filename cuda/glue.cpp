@@ -1,20 +1,22 @@
 #include "cuda/glue.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/movedim.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include <algorithm>
-
 #include "csrc/element_type.h"
-#include "csrc/outputs.h"
-#include "csrc/rows.h"
-#include "cuda/launch_policy.h"
 
 namespace softmax_ext::cuda {
 namespace {
+
+std::pair<at::ScalarType, at::ScalarType> kernel_dtypes(
+    at::ScalarType logits, at::ScalarType outputs) {
+  if (has_kernels({element_type(logits), element_type(outputs)})) return {logits, outputs};
+  const auto lane = lane_dtype(logits, outputs);
+  return {lane, lane};
+}
+
+}  // namespace
 
 ElementType element_type(at::ScalarType dtype) {
   switch (dtype) {
@@ -31,161 +33,77 @@ ElementType element_type(at::ScalarType dtype) {
   }
 }
 
-// The dtypes that the kernel sees: the tensors' own, or the type of arithmetic for both, which
-// loses nothing.
-struct KernelDtypes {
-  at::ScalarType logits;
-  at::ScalarType outputs;
-
-  TypePair types() const { return {element_type(logits), element_type(outputs)}; }
-
-  static KernelDtypes of(at::ScalarType logits, at::ScalarType outputs) {
-    const KernelDtypes own{logits, outputs};
-    const auto lane = lane_dtype(logits, outputs);
-    return has_kernels(own.types()) ? own : KernelDtypes{lane, lane};
-  }
-};
-
-Tensor with_dim_last(const Tensor& tensor, int64_t dim) {
-  return dim + 1 < tensor.dim() ? at::movedim(tensor, dim, -1) : tensor;
+RowsCall::RowsCall(
+    const Tensor& self, int64_t dim, at::ScalarType logits_dtype, at::ScalarType outputs_dtype)
+    : device_guard_(self.device()), self_(self), dim_(dim), rows_(Rows::of(self, dim)) {
+  std::tie(logits_dtype_, outputs_dtype_) = kernel_dtypes(logits_dtype, outputs_dtype);
+  problem_ = {
+      .outer = rows_.outer,
+      .length = rows_.length,
+      .inner = rows_.inner,
+      .types = {element_type(logits_dtype_), element_type(outputs_dtype_)},
+      .temperatures = {               {nullptr, 0},                          1.0},
+      .stream = c10::cuda::getCurrentCUDAStream(),
+      .allocate_workspace = &RowsCall::allocate_workspace,
+      .context = this
+  };
 }
 
-// An argument as a kernel reads it: the tensor itself, or a copy where its dtype or its strides
-// need one.
-struct InputRows {
-  Tensor tensor;
-  int64_t stride;
+const Tensor& RowsCall::keep(Tensor tensor) { return kept_.emplace_back(std::move(tensor)); }
 
-  StridedRows pointer() const { return {tensor.const_data_ptr(), stride}; }
-
-  static InputRows of(const Tensor& argument, int64_t dim, at::ScalarType dtype) {
-    const Tensor tensor = with_dim_last(argument.to(dtype), dim);
-    const int64_t last = std::max<int64_t>(tensor.dim() - 1, 0);
-    RowView view = RowView::of(tensor, last);
-    const bool is_dense = view.length_stride == 1 || tensor.dim() == 0 || tensor.size(last) == 1;
-    if (!is_dense || view.offsets.dims > 1) view = RowView::of(tensor.contiguous(), last);
-    return {view.tensor, view.offsets.strides[0]};
-  }
-};
-
-// A result as a kernel writes it, rows contiguous: the tensor itself, or a buffer that is copied to
-// it in the end.
-class OutputRows {
- public:
-  OutputRows(const Tensor& result, int64_t dim, at::ScalarType dtype)
-      : result_(with_dim_last(result, dim)) {
-    const bool is_direct = result_.is_contiguous() && result_.scalar_type() == dtype;
-    buffer_ = is_direct ? result_ : at::empty(result_.sizes(), result_.options().dtype(dtype));
-  }
-  void* pointer() const { return buffer_.mutable_data_ptr(); }
-  void finish() const {
-    if (!buffer_.is_same(result_)) result_.copy_(buffer_);
-  }
-
- private:
-  Tensor result_;
-  Tensor buffer_;
-};
-
-// The temperature of each row, from a number or from a tensor that broadcasts over the rows.
-class Temperatures {
- public:
-  Temperatures(const optional<Tensor>& temperature, double scale, const Tensor& self, int64_t dim)
-      : scale_(scale) {
-    if (!temperature || !temperature->defined()) return;
-    if (temperature->numel() == 1) {
-      tensor_ = *temperature;
-      return;
-    }
-    auto sizes = self.sizes().vec();
-    sizes[dim] = 1;
-    tensor_ = temperature->expand(sizes).contiguous();
-    stride_ = 1;
-  }
-  RowTemperatures pointer() const {
-    return {tensor_.defined() ? tensor_.const_data_ptr() : nullptr, stride_, scale_};
-  }
-
- private:
-  double scale_;
-  Tensor tensor_;
-  int64_t stride_ = 0;
-};
-
-void check_length(const char* op, Pass pass, int64_t length, int64_t dim) {
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      length <= max_length(pass),
-      op,
-      " on CUDA: expected at most ",
-      max_length(pass),
-      " elements in dim ",
-      dim,
-      ", got ",
-      length,
-      "; longer rows are not available yet");
+void* RowsCall::allocate_workspace(void* context, std::size_t bytes) {
+  auto* const call = static_cast<RowsCall*>(context);
+  const auto options = call->self_.options().dtype(at::kByte);
+  return call->keep(at::empty({static_cast<int64_t>(bytes)}, options)).mutable_data_ptr();
 }
 
-}  // namespace
-
-void map_logits(
-    const char* op,
-    cudaError_t (*kernel)(const LogitsProblem&, cudaStream_t),
-    const Tensor& self,
-    const optional<Tensor>& temperature,
-    int64_t dim,
-    double scale,
-    const Tensor& output) {
-  if (output.numel() == 0) return;
-  const Rows rows = Rows::of(self, dim);
-  check_length(op, Pass::forward, rows.length, dim);
-  const c10::cuda::CUDAGuard device_guard(self.device());
-  const auto dtypes = KernelDtypes::of(self.scalar_type(), output.scalar_type());
-  const auto logits = InputRows::of(self, dim, dtypes.logits);
-  const OutputRows outputs(output, dim, dtypes.outputs);
-  const Temperatures temperatures(temperature, scale, self, dim);
-  const LogitsProblem problem{
-      .rows = rows.count(),
-      .length = rows.length,
-      .types = dtypes.types(),
-      .logits = logits.pointer(),
-      .outputs = outputs.pointer(),
-      .temperatures = temperatures.pointer()};
-  C10_CUDA_CHECK(kernel(problem, c10::cuda::getCurrentCUDAStream()));
-  outputs.finish();
+void RowsCall::set_temperature(const optional<Tensor>& temperature, double scale) {
+  problem_.temperatures.scale = scale;
+  if (!temperature || !temperature->defined()) return;
+  if (temperature->numel() == 1) {
+    problem_.temperatures.numbers = {temperature->const_data_ptr(), 0};
+    return;
+  }
+  auto sizes = self_.sizes().vec();
+  sizes[dim_] = 1;
+  problem_.temperatures.numbers = {
+      keep(temperature->expand(sizes).contiguous()).const_data_ptr(), 1};
 }
 
-void map_gradients(
-    const char* op,
-    cudaError_t (*kernel)(const GradientsProblem&, cudaStream_t),
-    const Tensor& grad,
-    const Tensor& output,
-    const optional<Tensor>& temperature,
-    int64_t dim,
-    double scale,
-    const Tensor& grad_input) {
-  if (grad_input.numel() == 0) return;
-  const Rows rows = Rows::of(output, dim);
-  check_length(op, Pass::backward, rows.length, dim);
-  const c10::cuda::CUDAGuard device_guard(output.device());
-  const auto dtypes = KernelDtypes::of(grad_input.scalar_type(), output.scalar_type());
-  const auto grad_outputs = InputRows::of(grad, dim, dtypes.outputs);
-  const auto outputs = InputRows::of(output, dim, dtypes.outputs);
-  const OutputRows grad_logits(grad_input, dim, dtypes.logits);
-  const Temperatures temperatures(temperature, scale, output, dim);
-  const GradientsProblem problem{
-      .rows = rows.count(),
-      .length = rows.length,
-      .types = dtypes.types(),
-      .grad_outputs = grad_outputs.pointer(),
-      .outputs = outputs.pointer(),
-      .grad_logits = grad_logits.pointer(),
-      .temperatures = temperatures.pointer()};
-  C10_CUDA_CHECK(kernel(problem, c10::cuda::getCurrentCUDAStream()));
-  grad_logits.finish();
+StridedRows RowsCall::input(const Tensor& argument, at::ScalarType dtype) {
+  RowView view = RowView::of(argument.to(dtype), dim_);
+  // Along the row, kernels want neighbours.
+  if (rows_.inner == 1 && rows_.length > 1 && view.length_stride != 1)
+    view = RowView::of(view.tensor.contiguous(), dim_);
+  return {keep(view.tensor).const_data_ptr(), view.offsets, view.length_stride};
 }
 
-void raise_not_available(const char* op) {
-  C10_THROW_ERROR(NotImplementedError, c10::str(op, " is not available on CUDA yet"));
+void* RowsCall::output(const Tensor& result, at::ScalarType dtype) {
+  if (result.scalar_type() == dtype) return result.mutable_data_ptr();
+  const Tensor buffer = at::empty(result.sizes(), result.options().dtype(dtype));
+  buffered_.emplace_back(result, buffer);
+  return buffer.mutable_data_ptr();
+}
+
+const void* RowsCall::row_outputs(const Tensor& argument) {
+  return keep(argument.to(outputs_dtype_).contiguous()).const_data_ptr();
+}
+
+RowNumbers RowsCall::row_numbers(const Tensor& argument) {
+  bool is_one_for_all = true;  // the gradient of a sum is expanded, and read as it is
+  for (int64_t i = 0; i < argument.dim(); ++i)
+    is_one_for_all = is_one_for_all && (argument.stride(i) == 0 || argument.size(i) == 1);
+  const Tensor& numbers = keep(is_one_for_all ? argument : argument.contiguous());
+  return {numbers.const_data_ptr(), is_one_for_all ? 0 : 1};
+}
+
+ClassTargets RowsCall::targets(const Tensor& target, int64_t ignore_index) {
+  return {keep(target.to(at::kLong).contiguous()).const_data_ptr<int64_t>(), ignore_index};
+}
+
+void RowsCall::finish(cudaError_t error) {
+  C10_CUDA_CHECK(error);
+  for (const auto& [result, buffer] : buffered_) result.copy_(buffer);
 }
 
 }  // namespace softmax_ext::cuda

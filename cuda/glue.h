@@ -1,13 +1,16 @@
 #pragma once
-// What the CUDA kernels of operators share on torch's side: tensors become problems of
+// What the CUDA kernels of operators share on torch's side: tensors become a problem of
 // cuda/kernels.h on the device and the current stream of their tensors.
 
 #include <ATen/core/Tensor.h>
-#include <cuda_runtime_api.h>
+#include <c10/cuda/CUDAGuard.h>
 
 #include <cstdint>
 #include <optional>
+#include <utility>
+#include <vector>
 
+#include "csrc/rows.h"
 #include "cuda/kernels.h"
 
 namespace softmax_ext::cuda {
@@ -15,27 +18,54 @@ namespace softmax_ext::cuda {
 using at::Tensor;
 using std::optional;
 
-// Every element of a row of logits becomes one element of the output.
-void map_logits(
-    const char* op,
-    cudaError_t (*kernel)(const LogitsProblem&, cudaStream_t),
-    const Tensor& self,
-    const optional<Tensor>& temperature,
-    int64_t dim,
-    double scale,
-    const Tensor& output);
+// One launch over the rows of `self` along `dim`. Arguments that a kernel cannot read as they are
+// (another dtype, elements of a row apart) are copied, and kept alive until the launch is enqueued.
+class RowsCall {
+ public:
+  // Kernels see these dtypes, or the type of arithmetic for both where no kernel is made for them,
+  // which loses nothing.
+  RowsCall(
+      const Tensor& self, int64_t dim, at::ScalarType logits_dtype, at::ScalarType outputs_dtype);
 
-// A gradient and an output at each column become the gradient of the logit there.
-void map_gradients(
-    const char* op,
-    cudaError_t (*kernel)(const GradientsProblem&, cudaStream_t),
-    const Tensor& grad,
-    const Tensor& output,
-    const optional<Tensor>& temperature,
-    int64_t dim,
-    double scale,
-    const Tensor& grad_input);
+  const RowsProblem& problem() const { return problem_; }
+  int64_t length() const { return rows_.length; }
 
-[[noreturn]] void raise_not_available(const char* op);
+  void set_temperature(const optional<Tensor>& temperature, double scale);
+
+  // Tensors of the shape of self.
+  StridedRows logits(const Tensor& argument) { return input(argument, logits_dtype_); }
+  StridedRows outputs(const Tensor& argument) { return input(argument, outputs_dtype_); }
+
+  // Results of the shape of self, or with one element per row.
+  void* logits_result(const Tensor& result) { return output(result, logits_dtype_); }
+  void* outputs_result(const Tensor& result) { return output(result, outputs_dtype_); }
+
+  // Arguments with one element per row, in row order.
+  const void* row_outputs(const Tensor& argument);
+  RowNumbers row_numbers(const Tensor& argument);
+  ClassTargets targets(const Tensor& target, int64_t ignore_index);
+
+  // Takes what the launch returned: raises its error, or writes the results that went through a
+  // buffer.
+  void finish(cudaError_t error);
+
+ private:
+  c10::cuda::CUDAGuard device_guard_;
+  const Tensor& self_;
+  int64_t dim_;
+  Rows rows_;
+  at::ScalarType logits_dtype_;
+  at::ScalarType outputs_dtype_;
+  RowsProblem problem_;
+  std::vector<Tensor> kept_;
+  std::vector<std::pair<Tensor, Tensor>> buffered_;  // a result and what the kernel writes for it
+
+  const Tensor& keep(Tensor tensor);
+  StridedRows input(const Tensor& argument, at::ScalarType dtype);
+  void* output(const Tensor& result, at::ScalarType dtype);
+  static void* allocate_workspace(void* context, std::size_t bytes);
+};
+
+ElementType element_type(at::ScalarType dtype);
 
 }  // namespace softmax_ext::cuda

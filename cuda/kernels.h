@@ -3,7 +3,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
+
+#include "csrc/numerics/row_offsets.h"
 
 namespace softmax_ext::cuda {
 
@@ -33,48 +36,118 @@ constexpr bool has_kernels(TypePair types) {
   return false;
 }
 
-// Rows with consecutive elements; from row to row it is `stride` elements, 0 for one row seen many
-// times.
+// A tensor seen as rows: element j of row r is `offsets[r] + j · length_stride` elements from data.
 struct StridedRows {
   const void* data;
-  int64_t stride;
+  RowOffsets offsets;
+  int64_t length_stride;
 };
 
-// T of row r at data[r · stride], double where a tensor is float64, else float. Without data, 1/T
-// is `scale` for all rows.
-struct RowTemperatures {
+// A number of each row at data[r · stride], in the type of arithmetic: double where a tensor is
+// float64, else float.
+struct RowNumbers {
   const void* data;
-  int64_t stride;
+  int64_t stride;  // 0: one number for all rows
+};
+
+// T of each row. Without data, 1/T is `scale` for all rows.
+struct RowTemperatures {
+  RowNumbers numbers;
   double scale;
 };
 
-// Logits become outputs, [rows, length] each.
-struct LogitsProblem {
-  int64_t rows;
+// What every launch takes. Rows are outer × inner, and row r = outer index · inner + inner index.
+// Outputs with an element per logit are contiguous as [outer, length, inner].
+//
+// Where inner is 1 the elements of a row are neighbours in every tensor (length_stride 1), else
+// they are not.
+struct RowsProblem {
+  int64_t outer;
   int64_t length;
+  int64_t inner;
   TypePair types;
-  StridedRows logits;
-  void* outputs;  // contiguous
   RowTemperatures temperatures;
+  cudaStream_t stream;
+  // Device memory for intermediate results, used for few long rows only: a number of bytes per tile
+  // of 64 KiB of a row. It may be used again by later work on the stream.
+  void* (*allocate_workspace)(void* context, std::size_t bytes);
+  void* context;
 };
+
+// Asynchronous, on the current device. outer, length and inner are at least 1. A pair of types
+// without kernels is cudaErrorInvalidValue.
+
+// Logits become outputs.
+cudaError_t launch_softmax(const RowsProblem&, const StridedRows& logits, void* outputs);
+cudaError_t launch_log_softmax(const RowsProblem&, const StridedRows& logits, void* outputs);
 
 // Gradients of the outputs, with the outputs, become gradients of the logits.
-struct GradientsProblem {
-  int64_t rows;
-  int64_t length;
-  TypePair types;
-  StridedRows grad_outputs;
-  StridedRows outputs;
-  void* grad_logits;  // contiguous
-  RowTemperatures temperatures;
+cudaError_t launch_softmax_backward(
+    const RowsProblem&,
+    const StridedRows& grad_outputs,
+    const StridedRows& outputs,
+    void* grad_logits);
+cudaError_t launch_log_softmax_backward(
+    const RowsProblem&,
+    const StridedRows& grad_outputs,
+    const StridedRows& outputs,
+    void* grad_logits);
+
+// One result per row, in the type of outputs.
+cudaError_t launch_logsumexp(const RowsProblem&, const StridedRows& logits, void* results);
+// grads: one per row, in the type of outputs.
+cudaError_t launch_logsumexp_backward(
+    const RowsProblem&, const StridedRows& logits, const void* grads, void* grad_logits);
+
+// Class indices, one per row. A row whose target is ignore_index has loss 0 and gradient 0. Any
+// other target outside [0, length) ends the kernel with an error of the device, and is never used
+// as an index.
+struct ClassTargets {
+  const int64_t* classes;
+  int64_t ignore_index;
 };
 
-// Asynchronous, on the current device. rows and length are at least 1, and length at most
-// max_length() of cuda/launch_policy.h; else, or for a pair of types without kernels,
-// cudaErrorInvalidValue.
-cudaError_t launch_softmax(const LogitsProblem& problem, cudaStream_t stream);
-cudaError_t launch_softmax_backward(const GradientsProblem& problem, cudaStream_t stream);
-cudaError_t launch_log_softmax(const LogitsProblem& problem, cudaStream_t stream);
-cudaError_t launch_log_softmax_backward(const GradientsProblem& problem, cudaStream_t stream);
+// Per row, in the type of arithmetic: the loss, and max and log Σ exp(x − max) for backward.
+struct CrossEntropyRows {
+  void* losses;
+  void* maxima;
+  void* log_sums;
+};
+
+// outputs of the type pair: as the logits.
+cudaError_t launch_cross_entropy(
+    const RowsProblem&,
+    const StridedRows& logits,
+    const ClassTargets& targets,
+    const CrossEntropyRows& results);
+// The same, and the gradient in the same visit to the row, for losses with the gradients `grads`.
+cudaError_t launch_cross_entropy_with_gradient(
+    const RowsProblem&,
+    const StridedRows& logits,
+    const ClassTargets& targets,
+    const RowNumbers& grads,
+    const CrossEntropyRows& results,
+    void* grad_logits);
+cudaError_t launch_cross_entropy_backward(
+    const RowsProblem&,
+    const StridedRows& logits,
+    const ClassTargets& targets,
+    const RowNumbers& grads,
+    const RowNumbers& maxima,
+    const RowNumbers& log_sums,
+    void* grad_logits);
+
+// The sum of each of `groups` runs of `rows` losses (float, or double for float64), in double and a
+// fixed order, or the mean of those whose class is not ignore_index; and how many those are.
+cudaError_t launch_reduce_losses(
+    ElementType type,
+    int64_t groups,
+    int64_t rows,
+    const void* losses,
+    const ClassTargets& targets,
+    bool mean,
+    void* results,
+    double* counts,
+    cudaStream_t stream);
 
 }  // namespace softmax_ext::cuda

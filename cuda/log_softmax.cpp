@@ -12,8 +12,11 @@ Tensor log_softmax(
     double scale,
     optional<int64_t> dtype) {
   const Tensor output = outputs::log_softmax(self, temperature, dim, scale, dtype);
+  if (output.numel() == 0) return output;
   dim = wrapped_dim("log_softmax", dim, self.dim());
-  map_logits("log_softmax", &launch_log_softmax, self, temperature, dim, scale, output);
+  RowsCall call(self, dim, self.scalar_type(), output.scalar_type());
+  call.set_temperature(temperature, scale);
+  call.finish(launch_log_softmax(call.problem(), call.logits(self), call.outputs_result(output)));
   return output;
 }
 
@@ -26,16 +29,12 @@ Tensor log_softmax_backward(
     int64_t dtype) {
   const Tensor grad_input =
       outputs::log_softmax_backward(grad, output, temperature, dim, scale, dtype);
+  if (grad_input.numel() == 0) return grad_input;
   dim = wrapped_dim("log_softmax_backward", dim, output.dim());
-  map_gradients(
-      "log_softmax_backward",
-      &launch_log_softmax_backward,
-      grad,
-      output,
-      temperature,
-      dim,
-      scale,
-      grad_input);
+  RowsCall call(output, dim, grad_input.scalar_type(), output.scalar_type());
+  call.set_temperature(temperature, scale);
+  call.finish(launch_log_softmax_backward(
+      call.problem(), call.outputs(grad), call.outputs(output), call.logits_result(grad_input)));
   return grad_input;
 }
 

@@ -40,4 +40,55 @@ __device__ __forceinline__ typename Operator::Summary merge_across_lanes(
   return mine;
 }
 
+// Every thread of the block receives its merged summary. One exchange through shared memory and one
+// barrier for a row: the place of the exchange alternates, and a thread that writes there again has
+// passed a barrier that all threads reach after their last read of it.
+template <int threads>
+class MergeAcrossBlock {
+ public:
+  template <typename Operator>
+  __device__ __forceinline__ typename Operator::Summary operator()(
+      const Operator& op, typename Operator::Summary mine) {
+    using Summary = typename Operator::Summary;
+    constexpr int kWarps = threads / simt::kWarpLanes;
+    static_assert(kWarps * simt::kWarpLanes == threads && (kWarps & (kWarps - 1)) == 0);
+    struct Exchange {
+      Summary of_warp[2][kWarps];
+    };
+    auto& of_warp = simt::shared<Exchange>().of_warp[turn_];
+    turn_ ^= 1;
+    const int lane = simt::thread_index() % simt::kWarpLanes;
+    mine = merge_across_lanes<simt::kWarpLanes>(op, mine);
+    if (lane == 0) of_warp[simt::thread_index() / simt::kWarpLanes] = mine;
+    simt::sync_block();
+    return merge_across_lanes<kWarps>(op, of_warp[lane % kWarps]);
+  }
+
+ private:
+  int turn_ = 0;
+};
+
+// Merges the summaries of the tiles of a long row, in an order that depends on nothing but their
+// number: lane l of a warp those of the tiles l, l + 32, …, then all lanes. Whether a cluster, a
+// loop or several launches made them plays no part.
+template <typename Operator>
+class MergeTiles {
+ public:
+  __device__ __forceinline__ explicit MergeTiles(const Operator& op) : op_(op), mine_(op.empty()) {}
+  __device__ __forceinline__ static bool is_mine(int64_t tile) {
+    return tile % simt::kWarpLanes == simt::thread_index() % simt::kWarpLanes;
+  }
+  __device__ __forceinline__ void add(const typename Operator::Summary& of_tile) {
+    mine_ = op_.merge(mine_, of_tile);
+  }
+  // All lanes of the warp take part, and receive it.
+  __device__ __forceinline__ typename Operator::Summary of_row() const {
+    return merge_across_lanes<simt::kWarpLanes>(op_, mine_);
+  }
+
+ private:
+  Operator op_;
+  typename Operator::Summary mine_;
+};
+
 }  // namespace softmax_ext::cuda

@@ -1,12 +1,15 @@
 #pragma once
-// Thin names over what the kernels use of CUDA: indices, lane exchange, launch. They use nothing
-// else of it, so that a CPU executor needs a twin of this file only. Blocks and grids have one
-// dimension.
+// Thin names over what the kernels use of CUDA: indices, lane exchange, barriers, shared memory,
+// clusters, launch. Kernels use nothing else of it (and cub/block), so that the CPU executor of
+// tests/simt has a twin of this file only. Blocks, grids and clusters have one dimension.
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
 #include <utility>
+
+#undef NDEBUG  // with it, there is no __assert_fail
+#include <cassert>
 
 namespace softmax_ext::simt {
 
@@ -19,6 +22,66 @@ __device__ __forceinline__ int64_t block_count() { return gridDim.x; }
 // The word of the lane whose index differs by `offset` (xor). All lanes of the warp take part.
 __device__ __forceinline__ uint32_t shuffle_xor(uint32_t word, int offset) {
   return __shfl_xor_sync(0xffffffffu, word, offset);
+}
+
+// Orders the memory accesses of the threads that wait in it. A shuffle does not.
+__device__ __forceinline__ void sync_warp() { __syncwarp(); }
+__device__ __forceinline__ void sync_block() { __syncthreads(); }
+
+// One T per block; `tag` tells two of the same type apart. T needs no constructor, and has no value
+// at first.
+template <typename T, int tag = 0>
+__device__ __forceinline__ T& shared() {
+  __shared__ alignas(alignof(T) < 16 ? 16 : alignof(T)) unsigned char storage[sizeof(T)];
+  return *reinterpret_cast<T*>(storage);
+}
+
+// The blocks of a cluster run at the same time and read each other's shared memory. From sm_90 on;
+// has_clusters() says so before a launch.
+__device__ __forceinline__ int cluster_rank() {
+  unsigned rank = 0;
+#if __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return static_cast<int>(rank);
+}
+__device__ __forceinline__ int cluster_size() {
+  unsigned size = 1;
+#if __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+#endif
+  return static_cast<int>(size);
+}
+__device__ __forceinline__ void sync_cluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+// The peer's copy of an object of shared(), in generic addressing.
+template <typename T>
+__device__ __forceinline__ const T& peer_shared(const T& mine, int rank) {
+#if __CUDA_ARCH__ >= 900
+  uint64_t address;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(address) : "l"(reinterpret_cast<uint64_t>(&mine)), "r"(rank));
+  return *reinterpret_cast<const T*>(address);
+#else
+  return mine;
+#endif
+}
+
+// One access of 16 bytes, which an assignment may be taken apart from.
+__device__ __forceinline__ void store_vector(uint4* target, const uint4& vector) {
+  __stwb(target, vector);
+}
+
+// A value that the compiler knows nothing of any more.
+__device__ __forceinline__ void make_opaque(uint32_t& word) { asm volatile("" : "+r"(word)); }
+
+// An assertion of the device, whether NDEBUG is set or not.
+__device__ __forceinline__ void require(bool condition, const char* message) {
+  if (condition) return;
+  __assert_fail(message, "softmax_ext", 0, "");
+  __builtin_unreachable();  // so no register is saved across the call
 }
 
 inline cudaError_t current_device(int* device) { return cudaGetDevice(device); }
@@ -38,17 +101,38 @@ cudaError_t resident_blocks(
   return error;
 }
 
+inline cudaError_t multiprocessors(int device, int* count) {
+  return cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
+}
+
+inline cudaError_t has_clusters(int device, bool* has) {
+  int major = 0;
+  const cudaError_t error =
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  *has = major >= 9;
+  return error;
+}
+
+struct LaunchShape {
+  unsigned blocks;
+  unsigned threads_per_block;
+  unsigned blocks_per_cluster;  // divides `blocks`
+  cudaStream_t stream;
+};
+
 template <typename... Parameters>
-cudaError_t launch(
-    void (*kernel)(Parameters...),
-    unsigned blocks,
-    unsigned threads_per_block,
-    cudaStream_t stream,
-    Parameters... arguments) {
+cudaError_t launch(void (*kernel)(Parameters...), LaunchShape shape, Parameters... arguments) {
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = shape.blocks_per_cluster;
+  cluster.val.clusterDim.y = 1;
+  cluster.val.clusterDim.z = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(threads_per_block);
-  config.stream = stream;
+  config.gridDim = dim3(shape.blocks);
+  config.blockDim = dim3(shape.threads_per_block);
+  config.stream = shape.stream;
+  config.attrs = &cluster;
+  config.numAttrs = shape.blocks_per_cluster > 1 ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, std::move(arguments)...);
 }
 

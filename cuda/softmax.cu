@@ -1,14 +1,18 @@
 #include "cuda/kernels.h"
-#include "cuda/map_rows.cuh"
+#include "cuda/problem.cuh"
 
 namespace softmax_ext::cuda {
 
-cudaError_t launch_softmax(const LogitsProblem& problem, cudaStream_t stream) {
-  return map_logits<SoftmaxForward>(problem, stream);
+cudaError_t launch_softmax(const RowsProblem& problem, const StridedRows& logits, void* outputs) {
+  return map_logits<SoftmaxForward>(problem, logits, outputs);
 }
 
-cudaError_t launch_softmax_backward(const GradientsProblem& problem, cudaStream_t stream) {
-  return map_gradients<SoftmaxBackward>(problem, stream);
+cudaError_t launch_softmax_backward(
+    const RowsProblem& problem,
+    const StridedRows& grad_outputs,
+    const StridedRows& outputs,
+    void* grad_logits) {
+  return map_gradients<SoftmaxBackward>(problem, grad_outputs, outputs, grad_logits);
 }
 
 }  // namespace softmax_ext::cuda

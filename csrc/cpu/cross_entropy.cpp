@@ -96,10 +96,11 @@ Tensor cross_entropy_backward(
         for (int64_t j = 0; j < rows.length; ++j) dx[j] = T(0);
         return;
       }
-      const CrossEntropyGradient<Lane> gradient{maxima[row], log_sums[row], grads[row]};
+      const auto gradient = cross_entropy_gradient(
+          maxima[row], log_sums[row], grads[row], static_cast<Lane>(x[true_class]));
       for (int64_t j = 0; j < rows.length; ++j)
         dx[j] = static_cast<T>(gradient.other_class(static_cast<Lane>(x[j])));
-      dx[true_class] = static_cast<T>(gradient.true_class(static_cast<Lane>(x[true_class])));
+      dx[true_class] = static_cast<T>(gradient.true_class);
     });
   });
   return grad_input;

@@ -30,17 +30,24 @@ SOFTMAX_EXT_HOST_DEVICE CrossEntropyRow<Lane> cross_entropy_row(
 template <typename Lane>
 struct CrossEntropyGradient {
   Lane max;
-  Lane log_sum;
-  Lane grad;  // of the row's loss
+  Lane factor;      // dloss / Σ exp(x − max)
+  Lane true_class;  // the gradient of the target's logit
 
-  // Every column but the target's.
+  // That of every other logit.
   SOFTMAX_EXT_HOST_DEVICE Lane other_class(Lane logit) const {
-    return exponential(logit - max) * (exponential(-log_sum) * grad);
-  }
-  // p − 1 without cancellation: near p = 1 the difference would keep no digit.
-  SOFTMAX_EXT_HOST_DEVICE Lane true_class(Lane logit) const {
-    return exponential_minus_1((logit - max) - log_sum) * grad;
+    return exponential(logit - max) * factor;
   }
 };
+
+// `grad` is that of the row's loss. p − 1 is formed without cancellation: near p = 1 the difference
+// would keep no digit.
+template <typename Lane>
+SOFTMAX_EXT_HOST_DEVICE CrossEntropyGradient<Lane> cross_entropy_gradient(
+    Lane max, Lane log_sum, Lane grad, Lane target_logit) {
+  return {
+      max,
+      exponential(-log_sum) * grad,
+      exponential_minus_1((target_logit - max) - log_sum) * grad};
+}
 
 }  // namespace softmax_ext

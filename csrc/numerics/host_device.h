@@ -12,6 +12,8 @@
 // A loop over registers must unroll on the device, or its array goes to local memory.
 #if defined(__CUDA_ARCH__)
 #define SOFTMAX_EXT_UNROLL _Pragma("unroll")
+#define SOFTMAX_EXT_NO_UNROLL _Pragma("unroll 1")
 #else
 #define SOFTMAX_EXT_UNROLL
+#define SOFTMAX_EXT_NO_UNROLL
 #endif

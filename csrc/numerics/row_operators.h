@@ -5,7 +5,8 @@
 //   Element                              what is read at one column
 //   Output                               what is written at one column
 //   padding()                            the element that changes no summary
-//   empty(), summarize(elements, count)  the summary of nothing, of a chunk
+//   empty(), summarize(elements, count)  the summary of nothing, of a chunk: whatever yields
+//                                        elements[i], unpacked on use in a kernel
 //   merge(a, b)                          the summary of both
 //   constants(summary)                   what the map needs to know of the whole row
 //   map(element, constants)              the output at one column
@@ -37,8 +38,9 @@ struct OverLogits {
 
   SOFTMAX_EXT_HOST_DEVICE static Element padding() { return -kInfinity<Lane>; }
   SOFTMAX_EXT_HOST_DEVICE static Summary empty() { return Summary::empty(); }
-  SOFTMAX_EXT_HOST_DEVICE Summary summarize(const Element* logits, int count) const {
-    return summarize_logits<Total>(logits, count, scale);
+  template <typename Elements>
+  SOFTMAX_EXT_HOST_DEVICE Summary summarize(const Elements& logits, int count) const {
+    return summarize_logits<Total, Lane>(logits, count, scale);
   }
   SOFTMAX_EXT_HOST_DEVICE Summary merge(Summary a, Summary b) const {
     return softmax_ext::merge(a, b, scale);
@@ -153,10 +155,14 @@ struct SoftmaxBackward : OverGradients<Lane, Total> {
   using Element = GradientElement<Lane>;
   using OverGradients<Lane, Total>::scale;
 
-  SOFTMAX_EXT_HOST_DEVICE Total summarize(const Element* elements, int count) const {
+  template <typename Elements>
+  SOFTMAX_EXT_HOST_DEVICE Total summarize(const Elements& elements, int count) const {
     Total dot = 0;
     SOFTMAX_EXT_UNROLL
-    for (int i = 0; i < count; ++i) dot += Total(elements[i].grad) * Total(elements[i].output);
+    for (int i = 0; i < count; ++i) {
+      const Element element = elements[i];
+      dot += Total(element.grad) * Total(element.output);
+    }
     return dot;
   }
   SOFTMAX_EXT_HOST_DEVICE Lane map(Element element, Lane dot) const {
@@ -169,10 +175,11 @@ struct LogSoftmaxBackward : OverGradients<Lane, Total> {
   using Element = GradientElement<Lane>;
   using OverGradients<Lane, Total>::scale;
 
-  SOFTMAX_EXT_HOST_DEVICE Total summarize(const Element* elements, int count) const {
+  template <typename Elements>
+  SOFTMAX_EXT_HOST_DEVICE Total summarize(const Elements& elements, int count) const {
     Total sum = 0;
     SOFTMAX_EXT_UNROLL
-    for (int i = 0; i < count; ++i) sum += Total(elements[i].grad);
+    for (int i = 0; i < count; ++i) sum += Total(Element(elements[i]).grad);
     return sum;
   }
   SOFTMAX_EXT_HOST_DEVICE Lane map(Element element, Lane sum) const {

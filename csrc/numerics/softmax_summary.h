@@ -36,12 +36,15 @@ struct SoftmaxSummary {
 // by element takes two. NaN is skipped by the maximum and carried by the sum. As the maxima are
 // counted and not subtracted from themselves, an infinite one makes no NaN: −inf alone has the sum
 // 0, and +inf can be told from NaN.
-template <typename Total, typename Lane>
+template <typename Total, typename Lane, typename Logits>
 SOFTMAX_EXT_HOST_DEVICE SoftmaxSummary<Lane, Total> summarize_logits(
-    const Lane* logits, int count, Lane scale) {
+    const Logits& logits, int count, Lane scale) {
   Lane max = -kInfinity<Lane>;
   SOFTMAX_EXT_UNROLL
-  for (int i = 0; i < count; ++i) max = logits[i] > max ? logits[i] : max;
+  for (int i = 0; i < count; ++i) {
+    const Lane logit = logits[i];
+    max = logit > max ? logit : max;
+  }
   // In groups, whose sums are then added: the rounding errors of a sum grow with the number of its
   // terms.
   constexpr int kGroup = 16;
@@ -53,10 +56,11 @@ SOFTMAX_EXT_HOST_DEVICE SoftmaxSummary<Lane, Total> summarize_logits(
     Total group = 0;
     SOFTMAX_EXT_UNROLL
     for (int i = begin; i < end; ++i) {
-      const bool is_max = logits[i] == max;
+      const Lane logit = logits[i];
+      const bool is_max = logit == max;
       // Made before it is chosen: a choice between values is no branch, and the exponentials of a
       // chunk overlap.
-      const Total term = exponential(scaled_distance(logits[i], max, scale));
+      const Total term = exponential(scaled_distance(logit, max, scale));
       maxima += is_max ? Total(1) : Total(0);
       group += is_max ? Total(0) : term;
     }

@@ -1,133 +1,175 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <cstddef>
 #include <cstdint>
-#include <limits>
-#include <optional>
 #include <set>
+#include <vector>
 
 #include "cuda/launch_policy.h"
 
 namespace softmax_ext::cuda {
 namespace {
 
-constexpr Pass kPasses[] = {Pass::forward, Pass::backward};
+constexpr LaunchConditions kUsual{
+    .has_clusters = true, .keeps_rows = true, .reduces = true, .row_count_splits = false};
 
-constexpr auto kSmallTable = std::to_array<LaunchPolicy>({
-    { 64, Mapping::warp_per_row,  8,  8, 128},
-    {512, Mapping::warp_per_row, 32, 16,  64},
-});
+constexpr LaunchConditions with(auto change) {
+  LaunchConditions conditions = kUsual;
+  change(conditions);
+  return conditions;
+}
 
-TEST(LaunchPolicy, BoundsAreInclusive) {
-  EXPECT_EQ(choose_policy(kSmallTable, 1), 0u);
-  EXPECT_EQ(choose_policy(kSmallTable, 63), 0u);
-  EXPECT_EQ(choose_policy(kSmallTable, 64), 0u);
-  EXPECT_EQ(choose_policy(kSmallTable, 65), 1u);
-  EXPECT_EQ(choose_policy(kSmallTable, 512), 1u);
-  EXPECT_EQ(choose_policy(kSmallTable, 513), std::nullopt);
+Mapping chosen(Pass pass, int64_t packs, const LaunchConditions& conditions) {
+  return policies_of(pass)[choose_policy(policies_of(pass), packs, conditions)].mapping;
+}
+
+// The last bound of the rows that a block or a cluster keeps.
+int64_t longest(Pass pass, Mapping mapping) {
+  int64_t packs = 0;
+  for (const LaunchPolicy& policy : policies_of(pass))
+    if (policy.mapping == mapping) packs = policy.max_packs;
+  return packs;
 }
 
 TEST(LaunchPolicy, EveryRowOfATableIsReachable) {
   for (const Pass pass : kPasses) {
-    std::set<std::size_t> chosen;
-    for (int64_t length = 1; length <= max_length(pass); ++length)
-      chosen.insert(choose_policy(length, pass).value());
-    EXPECT_EQ(chosen.size(), policies_of(pass).size());
+    const auto table = policies_of(pass);
+    std::set<std::size_t> reached{
+        choose_policy(table, kAnyLength, kUsual),
+        choose_policy(
+            table, kAnyLength, with([](LaunchConditions& c) { c.row_count_splits = true; }))};
+    for (const LaunchPolicy& policy : table)
+      if (policy.max_packs != kAnyLength)
+        reached.insert(choose_policy(table, policy.max_packs, kUsual));
+    EXPECT_EQ(reached.size(), table.size());
   }
 }
 
-TEST(LaunchPolicy, EachBoundSeparatesTwoRows) {
+TEST(LaunchPolicy, BoundsAreInclusive) {
   for (const Pass pass : kPasses) {
     const auto table = policies_of(pass);
-    for (std::size_t i = 0; i < table.size(); ++i) {
-      const int64_t bound = table[i].max_length;
-      EXPECT_EQ(choose_policy(bound - 1, pass), i) << bound;
-      EXPECT_EQ(choose_policy(bound, pass), i) << bound;
-      const auto next = i + 1 < table.size() ? std::optional(i + 1) : std::nullopt;
-      EXPECT_EQ(choose_policy(bound + 1, pass), next) << bound;
+    for (std::size_t i = 0; table[i].max_packs != kAnyLength; ++i) {
+      EXPECT_EQ(choose_policy(table, table[i].max_packs, kUsual), i);
+      EXPECT_EQ(choose_policy(table, table[i].max_packs + 1, kUsual), i + 1);
     }
   }
 }
 
-TEST(LaunchPolicy, ARowFitsInItsLanes) {
-  for (const Pass pass : kPasses) {
-    for (int64_t length = 1; length <= max_length(pass); ++length) {
-      const LaunchPolicy policy = policies_of(pass)[choose_policy(length, pass).value()];
-      if (policy.mapping == Mapping::warp_per_row) {
-        EXPECT_GE(policy.lanes_per_row * policy.elements_per_lane, length);
-      }
+TEST(LaunchPolicy, AChosenMappingHoldsTheRow) {
+  for (const Pass pass : kPasses)
+    for (int64_t packs = 1; packs < 20000; packs += packs < 300 ? 1 : 97) {
+      const LaunchPolicy policy =
+          policies_of(pass)[choose_policy(policies_of(pass), packs, kUsual)];
+      if (policy.max_packs == kAnyLength) continue;
+      EXPECT_GE(policy.threads_per_row * policy.packs_per_thread * policy.blocks_per_row, packs);
     }
+}
+
+TEST(LaunchPolicy, WithoutClustersALongRowIsReadTwice) {
+  for (const Pass pass : kPasses) {
+    const int64_t packs = longest(pass, Mapping::block_per_row) + 1;
+    EXPECT_EQ(chosen(pass, packs, kUsual), Mapping::cluster_per_row);
+    EXPECT_EQ(
+        chosen(pass, packs, with([](LaunchConditions& c) { c.has_clusters = false; })),
+        Mapping::reread_row);
   }
 }
 
-TEST(LaunchPolicy, ALaneIsNeverLeftWithMoreThanHalfOfItsElementsUnused) {
+TEST(LaunchPolicy, ARowThatIsNeededOnceTakesNoCluster) {
+  const int64_t packs = longest(Pass::forward, Mapping::block_per_row) + 1;
+  EXPECT_EQ(
+      chosen(Pass::forward, packs, with([](LaunchConditions& c) { c.keeps_rows = false; })),
+      Mapping::reread_row);
+}
+
+TEST(LaunchPolicy, AMapWithoutASummaryTakesTilesOfAnyLongRow) {
+  for (const bool splits : {false, true})
+    EXPECT_EQ(
+        chosen(Pass::forward, kAnyLength, with([=](LaunchConditions& c) {
+                 c.reduces = c.keeps_rows = false;
+                 c.row_count_splits = splits;
+               })),
+        Mapping::split_row);
+}
+
+// Only this may depend on the number of rows: the two have the same tiles.
+TEST(LaunchPolicy, FewRowsAreSplitOnlyWhereTheyWouldBeReadTwice) {
+  const auto few = with([](LaunchConditions& c) { c.row_count_splits = true; });
+  for (const Pass pass : kPasses)
+    for (const LaunchPolicy& policy : policies_of(pass)) {
+      const Mapping many = chosen(pass, policy.max_packs, kUsual);
+      const Mapping split = chosen(pass, policy.max_packs, few);
+      EXPECT_EQ(split, many == Mapping::reread_row ? Mapping::split_row : many);
+    }
+  EXPECT_TRUE(row_count_splits(131, 132));
+  EXPECT_FALSE(row_count_splits(132, 132));
+}
+
+TEST(LaunchPolicy, ALaneIsNeverLeftWithMoreThanThreeQuartersOfItsPacksUnused) {
   for (const Pass pass : kPasses) {
     const auto table = policies_of(pass);
-    for (std::size_t i = 1; i < table.size(); ++i)
-      EXPECT_LE(table[i].max_length, 2 * table[i - 1].max_length) << table[i].max_length;
+    for (std::size_t i = 1; table[i].max_packs != kAnyLength; ++i)
+      EXPECT_LE(table[i].max_packs, 4 * table[i - 1].max_packs);
   }
 }
 
-TEST(LaunchPolicy, ATooLongRowHasNone) {
-  for (const Pass pass : kPasses) {
-    EXPECT_EQ(choose_policy(max_length(pass) + 1, pass), std::nullopt);
-    EXPECT_EQ(choose_policy(int64_t{1} << 32, pass), std::nullopt);  // 0 in 32 bits
-    EXPECT_EQ(choose_policy(std::numeric_limits<int64_t>::max(), pass), std::nullopt);
-  }
+TEST(LaunchPolicy, ASlabIsForShortRowsOfSmallElements) {
+  EXPECT_TRUE(fits_slab(1, 8));
+  EXPECT_TRUE(fits_slab(32, 4));
+  EXPECT_FALSE(fits_slab(33, 2));
+  EXPECT_TRUE(fits_slab(16, 8));
+  EXPECT_FALSE(fits_slab(17, 8));
 }
 
-TEST(LaunchPolicy, ThePassChoosesTheTable) {
-  EXPECT_EQ(policies_of(Pass::forward).data(), kForwardPolicies.data());
-  EXPECT_EQ(policies_of(Pass::backward).data(), kBackwardPolicies.data());
-}
-
-int64_t chosen_length(int64_t length) {
-  return with_policy<kSmallTable>(
-      length, int64_t{-1}, []<typename Policy>() { return Policy::kValue.max_length; });
-}
-
-TEST(LaunchPolicy, ARowReachesTheBodyAsAType) {
-  EXPECT_EQ(chosen_length(64), 64);
-  EXPECT_EQ(chosen_length(65), 512);
-  EXPECT_EQ(chosen_length(513), -1);
-}
-
-TEST(LaunchPolicy, TheBodyIsCalledOnce) {
-  for (const int64_t length : {1, 64, 65, 512, 513}) {
+TEST(LaunchPolicy, ARowOfTheTableReachesTheBodyAsAType) {
+  for (std::size_t i = 0; i < kForwardPolicies.size(); ++i) {
     int calls = 0;
-    with_policy<kSmallTable>(length, 0, [&]<typename Policy>() { return ++calls; });
-    EXPECT_EQ(calls, length <= 512 ? 1 : 0) << length;
+    const int64_t packs = with_policy<Pass::forward, int64_t>(i, [&]<typename Policy>() {
+      ++calls;
+      EXPECT_EQ(Policy::Shape::kThreads, kForwardPolicies[i].threads_per_block);
+      EXPECT_EQ(Policy::Shape::kThreadsPerRow, kForwardPolicies[i].threads_per_row);
+      EXPECT_EQ(Policy::Shape::kPacks, kForwardPolicies[i].packs_per_thread);
+      return Policy::kValue.max_packs;
+    });
+    EXPECT_EQ(packs, kForwardPolicies[i].max_packs);
+    EXPECT_EQ(calls, 1);
   }
 }
 
-constexpr LaunchPolicy kSound{256, Mapping::warp_per_row, 32, 8, 128};
+using Table = std::vector<LaunchPolicy>;
 
-constexpr bool is_sound_with(auto change) {
-  LaunchPolicy policy = kSound;
-  change(policy);
-  return is_sound({&policy, 1});
-}
-
-TEST(LaunchPolicy, UnsoundRowsAreSeen) {
-  EXPECT_TRUE(is_sound_with([](LaunchPolicy&) {}));
-  EXPECT_FALSE(is_sound_with([](LaunchPolicy& p) { p.max_length = 255; }));
-  EXPECT_FALSE(is_sound_with([](LaunchPolicy& p) { p.threads_per_block = 100; }));
-  EXPECT_FALSE(is_sound_with([](LaunchPolicy& p) { p.threads_per_block = 2048; }));
-  EXPECT_FALSE(is_sound_with([](LaunchPolicy& p) { p.threads_per_block = 0; }));
-  EXPECT_FALSE(is_sound_with([](LaunchPolicy& p) { p.lanes_per_row = 64, p.max_length = 512; }));
-  EXPECT_FALSE(is_sound_with([](LaunchPolicy& p) { p.lanes_per_row = 24, p.max_length = 192; }));
-  EXPECT_FALSE(is_sound_with([](LaunchPolicy& p) { p.elements_per_lane = 4, p.max_length = 128; }));
-}
-
-TEST(LaunchPolicy, BoundsThatDoNotAscendAreSeen) {
-  constexpr LaunchPolicy kEqual[] = {kSound, kSound};
-  constexpr LaunchPolicy kDescending[] = {
-      kSound, {64, Mapping::warp_per_row, 8, 8, 128}
+bool is_sound_with(auto change) {
+  Table table{
+      {        64,    Mapping::warp_per_row,  32, 2, 1, 128},
+      {      1024,   Mapping::block_per_row, 256, 4, 1, 256},
+      {      2048, Mapping::cluster_per_row, 256, 4, 2, 256},
+      {kAnyLength,      Mapping::reread_row, 256, 4, 1, 256},
+      {kAnyLength,       Mapping::split_row, 256, 4, 1, 256},
   };
-  EXPECT_FALSE(is_sound(kEqual));
-  EXPECT_FALSE(is_sound(kDescending));
-  EXPECT_FALSE(is_sound({}));
+  change(table);
+  return is_sound(std::span<const LaunchPolicy>(table));
+}
+
+TEST(LaunchPolicy, UnsoundTablesAreSeen) {
+  EXPECT_TRUE(is_sound_with([](Table&) {}));
+  EXPECT_FALSE(is_sound_with([](Table& t) { t[0].max_packs = 63; }));
+  EXPECT_FALSE(is_sound_with([](Table& t) { t[0].threads_per_block = 100; }));
+  EXPECT_FALSE(is_sound_with([](Table& t) { t[0].threads_per_block = 2048; }));
+  EXPECT_FALSE(is_sound_with([](Table& t) { t[0].threads_per_row = 24, t[0].max_packs = 48; }));
+  EXPECT_FALSE(is_sound_with([](Table& t) { t[1].threads_per_row = 128, t[1].max_packs = 512; }));
+  EXPECT_FALSE(is_sound_with([](Table& t) { t[2].blocks_per_row = 16, t[2].max_packs = 16384; }));
+  EXPECT_FALSE(is_sound_with([](Table& t) { std::swap(t[0], t[1]); }));
+  EXPECT_FALSE(is_sound_with([](Table& t) { t.pop_back(); }));
+}
+
+TEST(LaunchPolicy, TilesOfTwoSizesAreSeen) {
+  EXPECT_FALSE(is_sound_with([](Table& t) { t[3].packs_per_thread = 2; }));
+  EXPECT_FALSE(
+      is_sound_with([](Table& t) { t[4].threads_per_block = t[4].threads_per_row = 512; }));
+  EXPECT_FALSE(is_sound_with([](Table& t) {
+    t[2].threads_per_block = t[2].threads_per_row = 512;
+    t[2].max_packs = 4096;
+  }));
 }
 
 }  // namespace

@@ -1,0 +1,237 @@
+// Values of the kernels at lengths on both sides of every bound of the policy tables, in every
+// order of threads, and the bits of a row.
+
+#include "tests/simt/kernels/problem.h"
+
+namespace softmax_ext::cuda {
+namespace {
+
+class Values : public KernelTest {};
+class Bits : public KernelTest {};
+
+// Clusters of 8 begin at 8,192 packs.
+constexpr int64_t kLongest = 9000 * 8;
+
+// The error of a probability: a rounding of the result, and those of the exponential, the
+// difference and the sum.
+template <typename T>
+double bound(double prob, double distance) {
+  return prob * (kUnit<T> + 8 * kUnit<float> * (1 + distance)) + 1e-38;
+}
+
+template <typename T>
+void expect_softmax(
+    const std::vector<T>& probs, const std::vector<T>& logits, int64_t rows, int64_t length) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* const x = logits.data() + row * length;
+    const auto expected = reference_probs(x, length);
+    double max = -kInf;
+    for (int64_t j = 0; j < length; ++j) max = std::max(max, double(float(x[j])));
+    for (int64_t j = 0; j < length; ++j)
+      ASSERT_NEAR(
+          float(probs[row * length + j]),
+          expected[j],
+          bound<T>(expected[j], max - double(float(x[j]))))
+          << "row " << row << ", column " << j;
+  }
+}
+
+template <typename T>
+void test_softmax() {
+  for (const int64_t length : lengths_at_bounds<T>(Pass::forward, kLongest)) {
+    const int64_t rows = length > 4000 ? 2 : 5;
+    SCOPED_TRACE(trace<T>(length, rows));
+    const auto logits = normal_values<T>(rows * length);
+    const auto probs = simt::in_every_order([&] { return softmax(logits, rows, length); });
+    expect_softmax(probs, logits, rows, length);
+    if (testing::Test::HasFatalFailure()) return;
+  }
+}
+TEST_F(Values, SoftmaxAtEveryBoundInFloat32) { test_softmax<float>(); }
+TEST_F(Values, SoftmaxAtEveryBoundInBFloat16) { test_softmax<bf16>(); }
+
+template <typename T>
+void test_softmax_backward() {
+  for (const int64_t length : lengths_at_bounds<T>(Pass::backward, kLongest)) {
+    const int64_t rows = length > 4000 ? 2 : 5;
+    SCOPED_TRACE(trace<T>(length, rows));
+    const auto grads = normal_values<T>(rows * length, 1, 1);
+    const auto probs = softmax(normal_values<T>(rows * length), rows, length);
+    const auto actual =
+        simt::in_every_order([&] { return softmax_backward(grads, probs, rows, length); });
+    for (int64_t row = 0; row < rows; ++row) {
+      double dot = 0;
+      double absolute = 0;
+      for (int64_t i = row * length; i < (row + 1) * length; ++i) {
+        dot += double(float(grads[i])) * float(probs[i]);
+        absolute += std::abs(double(float(grads[i])) * float(probs[i]));
+      }
+      for (int64_t i = row * length; i < (row + 1) * length; ++i) {
+        const double expected = float(probs[i]) * (float(grads[i]) - dot);
+        const double error =
+            kUnit<T> * std::abs(expected) +
+            8 * kUnit<float> * float(probs[i]) * (std::abs(float(grads[i])) + absolute);
+        ASSERT_NEAR(float(actual[i]), expected, error + 1e-38);
+      }
+    }
+  }
+}
+TEST_F(Values, SoftmaxBackwardAtEveryBoundInFloat32) { test_softmax_backward<float>(); }
+TEST_F(Values, SoftmaxBackwardAtEveryBoundInBFloat16) { test_softmax_backward<bf16>(); }
+
+std::vector<int64_t> some_classes(int64_t rows, int64_t length) {
+  std::vector<int64_t> classes(rows);
+  for (int64_t row = 0; row < rows; ++row) classes[row] = (row * 7919 + length / 2) % length;
+  return classes;
+}
+
+template <typename T>
+void test_cross_entropy() {
+  for (const int64_t length : lengths_at_bounds<T>(Pass::forward, kLongest)) {
+    const int64_t rows = length > 4000 ? 2 : 5;
+    SCOPED_TRACE(trace<T>(length, rows));
+    const auto logits = normal_values<T>(rows * length);
+    auto classes = some_classes(rows, length);
+    classes[rows - 1] = -100;
+    const auto grads = normal_values<float>(rows, 1, 2);
+    Losses forward;
+    forward.rows =
+        simt::in_every_order([&] { return cross_entropy(logits, classes, length).rows; });
+    const auto backward = simt::in_every_order(
+        [&] { return cross_entropy_backward(logits, classes, length, grads, forward); });
+    const auto in_forward = simt::in_every_order(
+        [&] { return cross_entropy_with_gradient(logits, classes, length, grads); });
+    for (int64_t row = 0; row < rows; ++row) {
+      const auto probs = reference_probs(logits.data() + row * length, length);
+      const bool is_ignored = classes[row] == -100;
+      const double loss = is_ignored ? 0 : -std::log(probs[classes[row]]);
+      ASSERT_NEAR(forward.loss(row), loss, 4e-7 * std::max(1.0, loss));
+      for (int64_t j = 0; j < length; ++j) {
+        const double expected =
+            is_ignored ? 0 : grads[row] * (probs[j] - (j == classes[row] ? 1 : 0));
+        const double error =
+            (kUnit<T> + 20 * kUnit<float>)*std::abs(expected) + 1e-6 * probs[j] + 1e-38;
+        ASSERT_NEAR(float(backward[row * length + j]), expected, error) << row << ", " << j;
+        ASSERT_NEAR(float(in_forward[row * length + j]), expected, error) << row << ", " << j;
+      }
+    }
+  }
+}
+TEST_F(Values, CrossEntropyAtEveryBoundInFloat32) { test_cross_entropy<float>(); }
+TEST_F(Values, CrossEntropyAtEveryBoundInBFloat16) { test_cross_entropy<bf16>(); }
+
+// Neighbouring rows of an odd length lie at every shift from a multiple of 16 bytes; alone, a row
+// is aligned. How many there are decides whether long ones are split.
+template <typename T>
+void test_rows_alone() {
+  for (const int64_t length : lengths_at_bounds<T>(Pass::forward, kLongest)) {
+    const int64_t rows = length > 4000 ? 3 : 9;
+    SCOPED_TRACE(trace<T>(length, rows));
+    const auto logits = normal_values<T>(rows * length);
+    const auto classes = some_classes(rows, length);
+    const auto together = softmax(logits, rows, length);
+    const auto losses = cross_entropy(logits, classes, length);
+    for (int64_t row = 0; row < rows; ++row) {
+      const std::vector<T> x(logits.begin() + row * length, logits.begin() + (row + 1) * length);
+      const auto alone = softmax(x, 1, length);
+      ASSERT_EQ(std::memcmp(alone.data(), together.data() + row * length, length * sizeof(T)), 0)
+          << "row " << row;
+      ASSERT_EQ(cross_entropy(x, {classes[row]}, length).loss(0), losses.loss(row));
+    }
+  }
+}
+TEST_F(Bits, OfARowAreTheSameAloneAndInABatchInFloat32) { test_rows_alone<float>(); }
+TEST_F(Bits, OfARowAreTheSameAloneAndInABatchInBFloat16) { test_rows_alone<bf16>(); }
+
+template <typename T>
+void test_long_row_mappings() {
+  for (const int64_t length :
+       {2049 * kVectorElements<T>,
+        4096 * kVectorElements<T> - 3,
+        5000 * kVectorElements<T> + 1,
+        16384 * kVectorElements<T>}) {
+    SCOPED_TRACE(trace<T>(length));
+    const auto logits = normal_values<T>(2 * length);
+    const auto grads = normal_values<T>(2 * length, 1, 1);
+    std::vector<std::vector<T>> results;
+    for (const auto& mapping : Bits::long_row_mappings()) {
+      simt::options = mapping;
+      results.push_back(softmax(logits, 2, length));
+      const auto backward = softmax_backward(grads, results.back(), 2, length);
+      results.back().insert(results.back().end(), backward.begin(), backward.end());
+      const auto losses = cross_entropy(logits, {1, length - 1}, length);
+      for (const float value : losses.rows) results.back().push_back(static_cast<T>(value));
+    }
+    for (const auto& result : results)
+      ASSERT_EQ(std::memcmp(result.data(), results[0].data(), result.size() * sizeof(T)), 0);
+  }
+}
+TEST_F(Bits, AreTheSameInClustersLoopsAndSplitRowsInFloat32) { test_long_row_mappings<float>(); }
+TEST_F(Bits, AreTheSameInClustersLoopsAndSplitRowsInBFloat16) { test_long_row_mappings<bf16>(); }
+
+// A view that begins anywhere, and rows further apart than their length.
+template <typename T>
+void test_layouts() {
+  for (const int64_t length : {5L, 100L, 1001L, 5000L}) {
+    const int64_t rows = 3;
+    const int64_t pitch = length + 5;
+    const auto dense = normal_values<T>(rows * length);
+    const auto expected = softmax(dense, rows, length);
+    for (int shift = 0; shift < kVectorElements<T> + 1; ++shift) {
+      SCOPED_TRACE(trace<T>(length) + ", shift " + std::to_string(shift));
+      ASSERT_EQ(
+          std::memcmp(
+              softmax(dense, rows, length, shift).data(),
+              expected.data(),
+              expected.size() * sizeof(T)),
+          0);
+      TestProblem<T> problem(rows, length);
+      const Buffer<T> input((rows - 1) * pitch + length, shift);
+      for (int64_t row = 0; row < rows; ++row)
+        std::copy_n(dense.data() + row * length, length, input.data() + row * pitch);
+      const Buffer<T> output(rows * length);
+      expect_success(launch_softmax(problem, problem.rows(input.data(), pitch), output.data()));
+      ASSERT_EQ(std::memcmp(output.read().data(), expected.data(), expected.size() * sizeof(T)), 0);
+    }
+  }
+}
+TEST_F(Bits, AreTheSameAtEveryShiftAndPitchInFloat32) { test_layouts<float>(); }
+TEST_F(Bits, AreTheSameAtEveryShiftAndPitchInBFloat16) { test_layouts<bf16>(); }
+
+// Rows along a dim that is not last.
+template <typename T>
+void test_strided() {
+  for (const auto& [length, inner] : {
+           std::pair(1L, 8L), {  3L, 64L},
+             {255L, 16L},
+             {256L, 72L},
+             {257L, 64L},
+             {600L,  7L}
+  }) {
+    SCOPED_TRACE(trace<T>(length) + ", inner " + std::to_string(inner));
+    const int64_t outer = 2;
+    const auto rows = normal_values<T>(outer * inner * length);
+    std::vector<T> strided(rows.size());
+    const auto at = [&, length = length, inner = inner](int64_t row, int64_t j) {
+      return row / inner * inner * length + j * inner + row % inner;
+    };
+    for (int64_t row = 0; row < outer * inner; ++row)
+      for (int64_t j = 0; j < length; ++j) strided[at(row, j)] = rows[row * length + j];
+    const auto probs = simt::in_every_order([&, length = length, inner = inner] {
+      TestProblem<T> problem(outer, length, inner);
+      const Buffer<T> input(strided);
+      const Buffer<T> output(strided.size());
+      expect_success(launch_softmax(problem, problem.rows(input.data()), output.data()));
+      return output.read();
+    });
+    std::vector<T> as_rows(rows.size());
+    for (int64_t row = 0; row < outer * inner; ++row)
+      for (int64_t j = 0; j < length; ++j) as_rows[row * length + j] = probs[at(row, j)];
+    expect_softmax(as_rows, rows, outer * inner, length);
+  }
+}
+TEST_F(Values, SoftmaxAlongADimThatIsNotLastInFloat32) { test_strided<float>(); }
+TEST_F(Values, SoftmaxAlongADimThatIsNotLastInBFloat16) { test_strided<bf16>(); }
+
+}  // namespace
+}  // namespace softmax_ext::cuda
