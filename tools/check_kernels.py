@@ -14,6 +14,7 @@ linked without compression of the kernels (nvcc --no-compress), as the developme
 import argparse
 import collections
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def offences(kernel: Kernel) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("library", type=Path, help="a library or a cubin")
-    parser.add_argument("--nvcc", default="nvcc", help="the compiler that made it")
+    parser.add_argument("--nvcc", default=shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc", help="what made it")
     parser.add_argument("--if-any", action="store_true", help="a library without kernels is no offence")
     arguments = parser.parse_args()
     kernels = list(kernels_of(arguments.library.read_bytes()))
