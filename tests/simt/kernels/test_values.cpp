@@ -201,13 +201,16 @@ TEST_F(Bits, AreTheSameAtEveryShiftAndPitchInBFloat16) { test_layouts<bf16>(); }
 // Rows along a dim that is not last.
 template <typename T>
 void test_strided() {
-  for (const auto& [length, inner] : {
-           std::pair(1L, 8L), {  3L, 64L},
-             {255L, 16L},
-             {256L, 72L},
-             {257L, 64L},
-             {600L,  7L}
-  }) {
+  constexpr int64_t kHeld = kStridedThreads * kStridedHeld;
+  const std::pair<int64_t, int64_t> shapes[] = {
+      {            1,  8},
+      {            3, 64},
+      {    kHeld - 1, 16},
+      {        kHeld, 72},
+      {    kHeld + 1, 64},
+      {3 * kHeld - 5,  7}
+  };
+  for (const auto& [length, inner] : shapes) {
     SCOPED_TRACE(trace<T>(length) + ", inner " + std::to_string(inner));
     const int64_t outer = 2;
     const auto rows = normal_values<T>(outer * inner * length);
