@@ -11,15 +11,14 @@
 namespace softmax_ext::cuda {
 
 template <typename Shape, bool is_aligned, typename Task>
-__global__ void __launch_bounds__(Shape::kThreads, kBlocksPerMultiprocessor<Shape::kThreads>)
+__global__ void __launch_bounds__(
+    Shape::kThreads, kBlocksPerMultiprocessor<Shape, is_aligned, Task>)
     block_per_row_kernel(const __grid_constant__ Task task, int64_t rows, int length) {
-  constexpr int kThreads = Shape::kThreads;
-  MergeAcrossBlock<kThreads> merge_across_block;
+  BlockTeam<Shape::kThreads> team;
   for (int64_t row = simt::block_index(); row < rows; row += simt::block_count())
-    map_resident_row<kThreads, Shape::kPacks, is_aligned>(
-        task, row, length, 0, simt::thread_index(), [&](const auto& op, auto mine) {
-          const auto summary = merge_across_block(op, mine);
-          if (simt::thread_index() == 0) task.per_row.finish(row, op, summary);
+    map_resident_part<Shape::kPacks, is_aligned, true>(
+        task, row, 0, length, team, [&](const auto& op, const auto& summary) {
+          if (team.thread() == 0) task.per_row.finish(row, op, summary);
           return summary;
         });
 }
@@ -27,7 +26,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocksPerMultiprocessor<Shap
 template <typename Shape, bool is_aligned, typename Task>
 cudaError_t launch_block_per_row(
     const Task& task, int64_t rows, int64_t length, cudaStream_t stream) {
-  return launch_up_to_one_wave<block_per_row_kernel<Shape, is_aligned, Task>>(
+  return launch_blocks<block_per_row_kernel<Shape, is_aligned, Task>>(
       {.blocks = rows, .threads_per_block = Shape::kThreads},
       stream,
       task,

@@ -35,6 +35,11 @@ struct GradientConstants {
   CrossEntropyGradient<Lane> gradient;
   int64_t target;
   bool is_ignored;
+
+  // Of an ignored row, whatever the logit is.
+  __device__ __forceinline__ Lane unless_ignored(Lane of_logit) const {
+    return is_ignored ? Lane(0) : of_logit;
+  }
 };
 
 template <typename Lane>
@@ -77,6 +82,7 @@ struct CrossEntropyForward {
   using Summary = typename Operator::Summary;
   static constexpr bool kReduces = true;
   static constexpr bool kMaps = false;
+  static constexpr bool kMapsTerms = false;
 
   Targets targets;
   RowPointers<const Logit> logits;
@@ -92,7 +98,9 @@ struct CrossEntropyForward {
 template <typename Lane, typename Logit>
 struct MapToGradient {
   using Operator = OverLogits<Lane, Lane>;
+  using Constants = GradientConstants<Lane>;
   static constexpr bool kMaps = true;
+  static constexpr bool kHasSpecialColumn = true;
 
   Targets targets;
   RowPointers<const Logit> logits;
@@ -108,11 +116,14 @@ struct MapToGradient {
         target,
         targets.is_ignored(row)};
   }
-  __device__ __forceinline__ Lane
-  map(const Operator&, Lane logit, const GradientConstants<Lane>& row, int64_t column) const {
-    const Lane of_class =
-        column == row.target ? row.gradient.true_class : row.gradient.other_class(logit);
-    return row.is_ignored ? Lane(0) : of_class;  // whatever the logit is
+  __device__ __forceinline__ Lane map(const Operator&, Lane logit, const Constants& row) const {
+    return row.unless_ignored(row.gradient.other_class(logit));
+  }
+  __device__ __forceinline__ int64_t special_column(const Constants& row) const {
+    return row.target;
+  }
+  __device__ __forceinline__ Lane special_output(const Constants& row) const {
+    return row.unless_ignored(row.gradient.true_class);
   }
   __device__ __forceinline__ void finish(
       int64_t, const Operator&, const typename Operator::Summary&) const {}
@@ -122,10 +133,19 @@ template <typename Lane, typename Logit>
 struct CrossEntropyWithGradient : MapToGradient<Lane, Logit> {
   using typename MapToGradient<Lane, Logit>::Operator;
   using Summary = typename Operator::Summary;
+  using typename MapToGradient<Lane, Logit>::Constants;
   static constexpr bool kReduces = true;
+  static constexpr bool kMapsTerms = true;
 
   LossRows<Lane> results;
 
+  __device__ __forceinline__ Lane map_term(const Operator&, Lane term, const Constants& row) const {
+    return row.unless_ignored(term * row.gradient.factor);
+  }
+  __device__ __forceinline__ Constants rescaled(const Operator&, Constants row, Lane factor) const {
+    row.gradient.factor *= factor;
+    return row;
+  }
   __device__ __forceinline__ void finish(
       int64_t row, const Operator& op, const Summary& summary) const {
     finish_loss(this->targets, this->logits, results, row, summary);
@@ -141,6 +161,7 @@ template <typename Lane, typename Logit>
 struct CrossEntropyBackward : MapToGradient<Lane, Logit> {
   using typename MapToGradient<Lane, Logit>::Operator;
   static constexpr bool kReduces = false;
+  static constexpr bool kMapsTerms = false;
 
   RowValues<const Lane> maxima;
   RowValues<const Lane> log_sums;

@@ -1,6 +1,6 @@
 #pragma once
-// Which mapping of rows to threads a row takes: one table per pass, by the packs of 16 bytes in a
-// row. Plain C++, tested without a GPU.
+// Which mapping of rows to threads a row takes: a table by the packs of 16 bytes in a row. Plain
+// C++, tested without a GPU.
 
 #include <algorithm>
 #include <array>
@@ -11,10 +11,6 @@
 #include <utility>
 
 namespace softmax_ext::cuda {
-
-// Forward passes hold one input in registers, backward passes two. Arithmetic in double takes more
-// registers for itself, and its tables smaller blocks.
-enum class Pass { forward, backward, forward_in_double, backward_in_double };
 
 enum class Mapping {
   slab,             // cuda/slab.cuh
@@ -38,89 +34,37 @@ inline constexpr int64_t kAnyLength = INT64_MAX;
 
 // Packs in a row <=, mapping, threads per row, packs per thread, blocks per row, threads per block.
 // The rows for any length take tiles of the size that a block of a cluster has.
-inline constexpr auto kForwardPolicies = std::to_array<LaunchPolicy>({
-    {        16,    Mapping::warp_per_row,   8, 2, 1, 128}, // not yet measured
-    {        32,    Mapping::warp_per_row,  32, 1, 1, 128}, // not yet measured
-    {        64,    Mapping::warp_per_row,  32, 2, 1, 128}, // not yet measured
-    {       128,    Mapping::warp_per_row,  32, 4, 1, 128}, // not yet measured
-    {       256,   Mapping::block_per_row,  64, 4, 1,  64}, // not yet measured
-    {       512,   Mapping::block_per_row, 128, 4, 1, 128}, // not yet measured
-    {      1024,   Mapping::block_per_row, 256, 4, 1, 256}, // not yet measured
-    {      2048,   Mapping::block_per_row, 512, 4, 1, 512}, // not yet measured
-    {      4096, Mapping::cluster_per_row, 512, 4, 2, 512}, // not yet measured
-    {      8192, Mapping::cluster_per_row, 512, 4, 4, 512}, // not yet measured
-    {     16384, Mapping::cluster_per_row, 512, 4, 8, 512}, // not yet measured
-    {kAnyLength,      Mapping::reread_row, 512, 4, 1, 512}, // not yet measured
-    {kAnyLength,       Mapping::split_row, 512, 4, 1, 512}, // not yet measured
+//
+// Measured on an H200 with benchmarks/gpu/launch_shapes.cu: of the shapes that hold a row, the one
+// that is fastest over float32 and bfloat16, forward and backward.
+inline constexpr auto kPolicies = std::to_array<LaunchPolicy>({
+    {         1,    Mapping::warp_per_row,   1, 1, 1, 128},
+    {         2,    Mapping::warp_per_row,   2, 1, 1, 128},
+    {         4,    Mapping::warp_per_row,   2, 2, 1, 128},
+    {         8,    Mapping::warp_per_row,   4, 2, 1, 128},
+    {        16,    Mapping::warp_per_row,   4, 4, 1, 128},
+    {        32,    Mapping::warp_per_row,   8, 4, 1, 128},
+    {        64,    Mapping::warp_per_row,  16, 4, 1, 128},
+    {       128,    Mapping::warp_per_row,  32, 4, 1, 128},
+    {       256,   Mapping::block_per_row,  64, 4, 1,  64},
+    {       512,   Mapping::block_per_row, 128, 4, 1, 128},
+    {      1024,   Mapping::block_per_row, 128, 8, 1, 128},
+    {      2048,   Mapping::block_per_row, 256, 8, 1, 256},
+    {      4096, Mapping::cluster_per_row, 256, 8, 2, 256},
+    {      8192, Mapping::cluster_per_row, 256, 8, 4, 256},
+    {     16384, Mapping::cluster_per_row, 256, 8, 8, 256},
+    {kAnyLength,      Mapping::reread_row, 256, 8, 1, 256},
+    {kAnyLength,       Mapping::split_row, 256, 8, 1, 256},
 });
 
-inline constexpr auto kBackwardPolicies = std::to_array<LaunchPolicy>({
-    {         8,    Mapping::warp_per_row,   8, 1, 1, 128}, // not yet measured
-    {        32,    Mapping::warp_per_row,  32, 1, 1, 128}, // not yet measured
-    {        64,    Mapping::warp_per_row,  32, 2, 1, 128}, // not yet measured
-    {       128,   Mapping::block_per_row,  64, 2, 1,  64}, // not yet measured
-    {       256,   Mapping::block_per_row, 128, 2, 1, 128}, // not yet measured
-    {       512,   Mapping::block_per_row, 256, 2, 1, 256}, // not yet measured
-    {      1024,   Mapping::block_per_row, 512, 2, 1, 512}, // not yet measured
-    {      2048, Mapping::cluster_per_row, 512, 2, 2, 512}, // not yet measured
-    {      4096, Mapping::cluster_per_row, 512, 2, 4, 512}, // not yet measured
-    {      8192, Mapping::cluster_per_row, 512, 2, 8, 512}, // not yet measured
-    {kAnyLength,      Mapping::reread_row, 512, 2, 1, 512}, // not yet measured
-    {kAnyLength,       Mapping::split_row, 512, 2, 1, 512}, // not yet measured
-});
-
-inline constexpr auto kForwardInDoublePolicies = std::to_array<LaunchPolicy>({
-    {        16,    Mapping::warp_per_row,   8, 2, 1, 128}, // not yet measured
-    {        32,    Mapping::warp_per_row,  32, 1, 1, 128}, // not yet measured
-    {        64,    Mapping::warp_per_row,  32, 2, 1, 128}, // not yet measured
-    {       128,    Mapping::warp_per_row,  32, 4, 1, 128}, // not yet measured
-    {       256,   Mapping::block_per_row,  64, 4, 1,  64}, // not yet measured
-    {       512,   Mapping::block_per_row, 128, 4, 1, 128}, // not yet measured
-    {      1024,   Mapping::block_per_row, 256, 4, 1, 256}, // not yet measured
-    {      2048, Mapping::cluster_per_row, 256, 4, 2, 256}, // not yet measured
-    {      4096, Mapping::cluster_per_row, 256, 4, 4, 256}, // not yet measured
-    {      8192, Mapping::cluster_per_row, 256, 4, 8, 256}, // not yet measured
-    {kAnyLength,      Mapping::reread_row, 256, 4, 1, 256}, // not yet measured
-    {kAnyLength,       Mapping::split_row, 256, 4, 1, 256}, // not yet measured
-});
-
-inline constexpr auto kBackwardInDoublePolicies = std::to_array<LaunchPolicy>({
-    {         8,    Mapping::warp_per_row,   8, 1, 1, 128}, // not yet measured
-    {        32,    Mapping::warp_per_row,  32, 1, 1, 128}, // not yet measured
-    {        64,    Mapping::warp_per_row,  32, 2, 1, 128}, // not yet measured
-    {       128,   Mapping::block_per_row,  64, 2, 1,  64}, // not yet measured
-    {       256,   Mapping::block_per_row, 128, 2, 1, 128}, // not yet measured
-    {       512,   Mapping::block_per_row, 256, 2, 1, 256}, // not yet measured
-    {      1024, Mapping::cluster_per_row, 256, 2, 2, 256}, // not yet measured
-    {      2048, Mapping::cluster_per_row, 256, 2, 4, 256}, // not yet measured
-    {      4096, Mapping::cluster_per_row, 256, 2, 8, 256}, // not yet measured
-    {kAnyLength,      Mapping::reread_row, 256, 2, 1, 256}, // not yet measured
-    {kAnyLength,       Mapping::split_row, 256, 2, 1, 256}, // not yet measured
-});
-
-inline constexpr Pass kPasses[] = {
-    Pass::forward, Pass::backward, Pass::forward_in_double, Pass::backward_in_double};
-
-constexpr std::span<const LaunchPolicy> policies_of(Pass pass) {
-  switch (pass) {
-    case Pass::forward:
-      return kForwardPolicies;
-    case Pass::backward:
-      return kBackwardPolicies;
-    case Pass::forward_in_double:
-      return kForwardInDoublePolicies;
-    default:
-      return kBackwardInDoublePolicies;
-  }
-}
-
-// Rows of at most this many elements and bytes are staged through shared memory as a slab.
+// Rows of at most this many elements and bytes are staged through shared memory as a slab, unless
+// they are whole packs.
 inline constexpr int64_t kMaxSlabLength = 32;     // not yet measured
 inline constexpr int64_t kMaxSlabRowBytes = 128;  // not yet measured
-inline constexpr int kSlabRows = 128;             // not yet measured
+inline constexpr int kSlabThreads = 128;          // not yet measured
 
-constexpr bool fits_slab(int64_t length, std::size_t largest_element) {
-  return length <= kMaxSlabLength &&
+constexpr bool fits_slab(int64_t length, std::size_t largest_element, int pack_elements) {
+  return length <= kMaxSlabLength && length % pack_elements != 0 &&
          length * static_cast<int64_t>(largest_element) <= kMaxSlabRowBytes;
 }
 
@@ -135,7 +79,7 @@ struct LaunchConditions {
 
 // Fewer rows than multiprocessors leave some of those idle, unless rows are split.
 constexpr bool row_count_splits(int64_t rows, int multiprocessors) {
-  return rows < multiprocessors;  // not yet measured
+  return rows < multiprocessors;
 }
 
 constexpr bool allows(const LaunchPolicy& policy, const LaunchConditions& conditions) {
@@ -150,11 +94,10 @@ constexpr bool allows(const LaunchPolicy& policy, const LaunchConditions& condit
 }
 
 // The first row of the table that holds a row and is allowed. The last always is.
-constexpr std::size_t choose_policy(
-    std::span<const LaunchPolicy> table, int64_t packs, const LaunchConditions& conditions) {
-  for (std::size_t i = 0; i + 1 < table.size(); ++i)
-    if (packs <= table[i].max_packs && allows(table[i], conditions)) return i;
-  return table.size() - 1;
+constexpr std::size_t choose_policy(int64_t packs, const LaunchConditions& conditions) {
+  for (std::size_t i = 0; i + 1 < kPolicies.size(); ++i)
+    if (packs <= kPolicies[i].max_packs && allows(kPolicies[i], conditions)) return i;
+  return kPolicies.size() - 1;
 }
 
 // What a kernel is compiled for; rows of a table may share it.
@@ -165,21 +108,21 @@ struct LaunchShape {
   static constexpr int kPacks = packs;  // of a thread
 };
 
-template <Pass pass, std::size_t index>
+template <std::size_t index>
 struct PolicyAt {
-  static constexpr LaunchPolicy kValue = policies_of(pass)[index];
+  static constexpr LaunchPolicy kValue = kPolicies[index];
   using Shape =
       LaunchShape<kValue.threads_per_block, kValue.threads_per_row, kValue.packs_per_thread>;
 };
 
-// body.template operator()<PolicyAt<pass, chosen>>().
-template <Pass pass, typename Result, typename Body>
+// body.template operator()<PolicyAt<chosen>>().
+template <typename Result, typename Body>
 constexpr Result with_policy(std::size_t chosen, Body&& body) {
   Result result{};
   const auto call_chosen = [&]<std::size_t... i>(std::index_sequence<i...>) {
-    ((chosen == i && (result = body.template operator()<PolicyAt<pass, i>>(), true)) || ...);
+    ((chosen == i && (result = body.template operator()<PolicyAt<i>>(), true)) || ...);
   };
-  call_chosen(std::make_index_sequence<policies_of(pass).size()>{});
+  call_chosen(std::make_index_sequence<kPolicies.size()>{});
   return result;
 }
 
@@ -221,6 +164,6 @@ constexpr bool is_sound(std::span<const LaunchPolicy> table) {
   return true;
 }
 
-static_assert(std::ranges::all_of(kPasses, [](Pass pass) { return is_sound(policies_of(pass)); }));
+static_assert(is_sound(std::span(kPolicies)));
 
 }  // namespace softmax_ext::cuda

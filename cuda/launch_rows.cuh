@@ -48,13 +48,6 @@ cudaError_t launch_policy(
 }
 
 template <typename Task>
-constexpr Pass pass_of() {
-  constexpr bool kIsDouble = std::is_same_v<typename Task::Operator::Output, double>;
-  if (Task::kInputs == 1) return kIsDouble ? Pass::forward_in_double : Pass::forward;
-  return kIsDouble ? Pass::backward_in_double : Pass::backward;
-}
-
-template <typename Task>
 cudaError_t launch_conditions(int64_t rows, LaunchConditions* conditions) {
   int device = 0;
   int multiprocessors = 0;
@@ -74,20 +67,20 @@ cudaError_t launch_conditions(int64_t rows, LaunchConditions* conditions) {
 template <typename Task>
 cudaError_t launch_rows(
     const Task& task, const RowsExtent& extent, const Workspace& workspace, cudaStream_t stream) {
-  constexpr Pass kPass = pass_of<Task>();
   const int64_t rows = extent.outer * extent.inner;
   const int64_t length = extent.length;
   if (extent.inner > 1) return launch_strided(task, extent.outer, length, extent.inner, stream);
   constexpr std::size_t kLargest = std::max(sizeof(typename Task::In), sizeof(typename Task::Out));
-  if (fits_slab(length, kLargest)) return launch_slab(task, rows, length, stream);
+  if (fits_slab(length, kLargest, Task::kPackElements))
+    return launch_slab(task, rows, length, stream);
 
   LaunchConditions conditions;
   const cudaError_t error = launch_conditions<Task>(rows, &conditions);
   if (error != cudaSuccess) return error;
   const int64_t packs = packs_of_row(length, Task::kPackElements);
-  const std::size_t chosen = choose_policy(policies_of(kPass), packs, conditions);
+  const std::size_t chosen = choose_policy(packs, conditions);
   const bool is_aligned = task.is_aligned(length);
-  return with_policy<kPass, cudaError_t>(chosen, [&]<typename Policy>() {
+  return with_policy<cudaError_t>(chosen, [&]<typename Policy>() {
     // The general kernels take any rows, to the same bits. For double they are all there is.
     if constexpr (kLargest < sizeof(double))
       if (is_aligned) return launch_policy<Policy, true>(task, rows, length, workspace, stream);

@@ -9,6 +9,7 @@ struct LogSumExpRows {
   using Operator = LogSumExpForward<Lane, Lane>;
   static constexpr bool kReduces = true;
   static constexpr bool kMaps = false;
+  static constexpr bool kMapsTerms = false;
 
   RowScales<Lane> scales;
   Output* results;

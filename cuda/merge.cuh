@@ -1,9 +1,20 @@
 #pragma once
-// Merging summaries across the threads that share a row.
+// Reductions across the threads that share a row, or a tile of one.
+//
+// Their results have the same bits wherever the row lies in memory. Threads hold a row in packs that
+// begin at multiples of 16 bytes, so a row of an odd length lies `shift` elements further along the
+// threads than an aligned one. A maximum does not mind. A sum is made of one partial sum per element
+// of a pack, and these are added in an order that rotating all threads' elements by `shift` does not
+// change: of n partial sums in a circle, first those n/2 apart, then those n/4 apart, and so on.
+//
+//   n = 8:  0+4 1+5 2+6 3+7      (0+4)+(2+6)  (1+5)+(3+7)      the sum of the two
+//   rotated by 1:
+//           7+3 0+4 1+5 2+6      (7+3)+(1+5)  (0+4)+(2+6)      the same
 
 #include <cstdint>
 #include <type_traits>
 
+#include "csrc/numerics/elementary.h"
 #include "csrc/numerics/host_device.h"
 #include "cuda/simt.h"
 
@@ -23,48 +34,182 @@ __device__ __forceinline__ Value shuffle_xor(const Value& mine, int offset) {
   return theirs;
 }
 
-// Every lane of each aligned group of `lanes` lanes receives the group's merged summary. All lanes
-// of the warp take part.
+// Every lane of each aligned group of `lanes` lanes receives what `combine` makes of all of theirs.
+// All lanes of the warp take part. As `combine` is bitwise commutative, all end with the same bits
+// and nothing is broadcast.
 //
 //   offset 1:  0↔1 2↔3 4↔5 6↔7     offset 2:  0↔2 1↔3 4↔6 5↔7     offset 4:  0↔4 1↔5 2↔6 3↔7
-//
-// Two partners merge the same two summaries, each with its own first. As an operator's merge is
-// bitwise commutative, all lanes end with the same bits and nothing is broadcast.
-template <int lanes, typename Operator>
-__device__ __forceinline__ typename Operator::Summary merge_across_lanes(
-    const Operator& op, typename Operator::Summary mine) {
+template <int lanes, typename Value, typename Combine>
+__device__ __forceinline__ Value combine_lanes(Value mine, Combine combine) {
   static_assert(lanes <= simt::kWarpLanes && (lanes & (lanes - 1)) == 0);
   SOFTMAX_EXT_UNROLL
-  for (int offset = 1; offset < lanes; offset *= 2)
-    mine = op.merge(mine, shuffle_xor(mine, offset));
+  for (int offset = 1; offset < lanes; offset *= 2) mine = combine(mine, shuffle_xor(mine, offset));
   return mine;
 }
 
-// Every thread of the block receives its merged summary. One exchange through shared memory and one
-// barrier for a row: the place of the exchange alternates, and a thread that writes there again has
-// passed a barrier that all threads reach after their last read of it.
-template <int threads>
-class MergeAcrossBlock {
+// The sum of `count` partial sums of each of `lanes` lanes, in the order above. While a lane has more
+// than one, two partners each take over half of them.
+template <int lanes, int count, typename Lane>
+__device__ __forceinline__ Lane sum_lanes(const Lane (&partial)[count]) {
+  const int lane = simt::thread_index() % simt::kWarpLanes;
+  Lane sums[count];
+  SOFTMAX_EXT_UNROLL
+  for (int j = 0; j < count; ++j) sums[j] = partial[j];
+  int left = count;
+  SOFTMAX_EXT_UNROLL
+  for (int offset = lanes / 2; offset > 0; offset /= 2) {
+    if (left == 1) {
+      sums[0] += shuffle_xor(sums[0], offset);
+      continue;
+    }
+    left /= 2;
+    SOFTMAX_EXT_UNROLL
+    for (int j = 0; j < count / 2; ++j) {
+      if (j >= left) continue;
+      const bool is_upper = lane & offset;
+      const Lane given = is_upper ? sums[j] : sums[j + left];
+      const Lane kept = is_upper ? sums[j + left] : sums[j];
+      sums[j] = kept + shuffle_xor(given, offset);
+    }
+  }
+  // Along the pack: first between the lanes that took over half of it.
+  int offset = lanes / 2;
+  SOFTMAX_EXT_UNROLL
+  for (int taken = count; taken > left; taken /= 2) {
+    SOFTMAX_EXT_UNROLL
+    for (int j = 0; j < count / 2; ++j)
+      if (j < left) sums[j] += shuffle_xor(sums[j], offset);
+    offset /= 2;
+  }
+  SOFTMAX_EXT_UNROLL
+  for (int half = count / 2; half > 0; half /= 2) {
+    if (half >= left) continue;
+    SOFTMAX_EXT_UNROLL
+    for (int j = 0; j < count / 2; ++j)
+      if (j < half) sums[j] += sums[j + half];
+  }
+  return sums[0];
+}
+
+// A sum of terms, and the number of maxima among the elements.
+template <typename Lane>
+struct TermSum {
+  Lane sum;
+  Lane maxima;
+};
+
+struct AddTermSums {
+  template <typename Lane>
+  __device__ __forceinline__ TermSum<Lane> operator()(TermSum<Lane> a, TermSum<Lane> b) const {
+    return {a.sum + b.sum, a.maxima + b.maxima};
+  }
+};
+struct Add {
+  template <typename Lane>
+  __device__ __forceinline__ Lane operator()(Lane a, Lane b) const {
+    return a + b;
+  }
+};
+struct Maximum {
+  template <typename Lane>
+  __device__ __forceinline__ Lane operator()(Lane a, Lane b) const {
+    return maximum(a, b);
+  }
+};
+
+// An aligned group of the lanes of a warp; one lane alone too.
+template <int lanes>
+class LaneTeam {
  public:
-  template <typename Operator>
-  __device__ __forceinline__ typename Operator::Summary operator()(
-      const Operator& op, typename Operator::Summary mine) {
-    using Summary = typename Operator::Summary;
-    constexpr int kWarps = threads / simt::kWarpLanes;
-    static_assert(kWarps * simt::kWarpLanes == threads && (kWarps & (kWarps - 1)) == 0);
-    struct Exchange {
-      Summary of_warp[2][kWarps];
-    };
-    auto& of_warp = simt::shared<Exchange>().of_warp[turn_];
-    turn_ ^= 1;
-    const int lane = simt::thread_index() % simt::kWarpLanes;
-    mine = merge_across_lanes<simt::kWarpLanes>(op, mine);
-    if (lane == 0) of_warp[simt::thread_index() / simt::kWarpLanes] = mine;
+  static constexpr int kThreads = lanes;
+
+  __device__ __forceinline__ int thread() const { return simt::thread_index() % lanes; }
+
+  template <typename Lane>
+  __device__ __forceinline__ Lane max(Lane mine) const {
+    return combine_lanes<lanes>(mine, Maximum());
+  }
+  // `maxima` are counted where with_maxima. Nothing depends on the shift: the circle closes here.
+  template <bool with_maxima, int count, typename Lane>
+  __device__ __forceinline__ TermSum<Lane> sum(
+      Lane (&partial)[count], Lane maxima, [[maybe_unused]] int shift) const {
+    if constexpr (with_maxima) maxima = combine_lanes<lanes>(maxima, Add());
+    return {sum_lanes<lanes>(partial), maxima};
+  }
+};
+
+// All threads of a block. Every result is exchanged once through shared memory, with one barrier.
+template <int threads>
+class BlockTeam {
+ public:
+  static constexpr int kThreads = threads;
+
+  __device__ __forceinline__ int thread() const { return simt::thread_index(); }
+
+  template <typename Lane>
+  __device__ __forceinline__ Lane max(Lane mine) {
+    auto& of_warp = simt::shared<Exchange<Lane>>().of_warp[next_turn()];
+    mine = combine_lanes<simt::kWarpLanes>(mine, Maximum());
+    if (lane() == 0) of_warp[warp()] = mine;
     simt::sync_block();
-    return merge_across_lanes<kWarps>(op, of_warp[lane % kWarps]);
+    return combine_lanes<kWarps>(of_warp[lane() % kWarps], Maximum());
+  }
+
+  template <bool with_maxima, int count, typename Lane>
+  __device__ __forceinline__ TermSum<Lane> sum(Lane (&partial)[count], Lane maxima, int shift) {
+    using Value = std::conditional_t<with_maxima, TermSum<Lane>, Lane>;
+    using Combine = std::conditional_t<with_maxima, AddTermSums, Add>;
+    auto& of_warp = simt::shared<Exchange<Value>>().of_warp[next_turn()];
+    if (shift != 0) close_circles(partial, shift);
+    Value mine;
+    if constexpr (with_maxima)
+      mine = {sum_lanes<simt::kWarpLanes>(partial), combine_lanes<simt::kWarpLanes>(maxima, Add())};
+    else
+      mine = sum_lanes<simt::kWarpLanes>(partial);
+    if (lane() == 0) of_warp[warp()] = mine;
+    simt::sync_block();
+    const Value all = combine_lanes<kWarps>(of_warp[lane() % kWarps], Combine());
+    if constexpr (with_maxima)
+      return all;
+    else
+      return {all, maxima};
   }
 
  private:
+  static constexpr int kWarps = threads / simt::kWarpLanes;
+  static_assert(kWarps * simt::kWarpLanes == threads && (kWarps & (kWarps - 1)) == 0);
+
+  __device__ __forceinline__ static int lane() { return simt::thread_index() % simt::kWarpLanes; }
+  __device__ __forceinline__ static int warp() { return simt::thread_index() / simt::kWarpLanes; }
+
+  // The elements of an aligned row that a warp holds lie in a shifted one up to the first `shift`
+  // elements of the next warp: those partial sums come back.
+  template <int count, typename Lane>
+  __device__ __forceinline__ static void close_circles(Lane (&partial)[count], int shift) {
+    struct Exchange {
+      Lane of_first_lane[kWarps][count];
+    };
+    auto& of_first_lane = simt::shared<Exchange>().of_first_lane;
+    if (lane() == 0) {
+      SOFTMAX_EXT_UNROLL
+      for (int j = 0; j < count; ++j) of_first_lane[warp()][j] = partial[j];
+    }
+    simt::sync_block();
+    if (lane() == 0) {
+      SOFTMAX_EXT_UNROLL
+      for (int j = 0; j < count; ++j)
+        if (j < shift) partial[j] = of_first_lane[(warp() + 1) % kWarps][j];
+    }
+  }
+
+  // Places alternate: a thread that writes to one again has passed a barrier that all threads reach
+  // after their last read of it.
+  template <typename Value>
+  struct Exchange {
+    Value of_warp[2][kWarps];
+  };
+  __device__ __forceinline__ int next_turn() { return turn_ ^= 1; }
+
   int turn_ = 0;
 };
 
@@ -83,7 +228,8 @@ class MergeTiles {
   }
   // All lanes of the warp take part, and receive it.
   __device__ __forceinline__ typename Operator::Summary of_row() const {
-    return merge_across_lanes<simt::kWarpLanes>(op_, mine_);
+    return combine_lanes<simt::kWarpLanes>(
+        mine_, [this](const auto& a, const auto& b) { return op_.merge(a, b); });
   }
 
  private:

@@ -1,6 +1,6 @@
 #pragma once
-// Elements in memory: 16-byte access at any alignment, and conversion to and from the type of
-// arithmetic.
+// Elements in memory: packs that move in accesses of 16 bytes, and conversion to and from the type
+// of arithmetic.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -31,14 +31,98 @@ __device__ __forceinline__ T from_lane(Lane value) {
     return static_cast<T>(value);
 }
 
+template <typename T, typename Lane>
+__device__ __forceinline__ auto rounded_pair(Lane low, Lane high) {
+  const float2 lanes{static_cast<float>(low), static_cast<float>(high)};
+  if constexpr (std::is_same_v<T, __half>)
+    return __float22half2_rn(lanes);
+  else
+    return __float22bfloat162_rn(lanes);
+}
+
 template <typename T>
 inline constexpr int kVectorElements = 16 / static_cast<int>(sizeof(T));
 
-// `count` elements that move in accesses of 16 bytes, or one element that moves alone.
+// `count` elements that move in accesses of 16 bytes, as the words that registers hold: two elements
+// of 16 bits share one. Or one element that moves alone.
 template <typename T, int count>
-struct alignas(count == 1 ? sizeof(T) : 16) Pack {
-  static_assert(count == 1 || count % kVectorElements<T> == 0);
-  T elements[count];
+struct alignas(16) Pack {
+  static_assert(count % kVectorElements<T> == 0);
+  static constexpr int kWords = count * static_cast<int>(sizeof(T)) / 4;
+
+  uint32_t words[kWords];
+
+  __device__ __forceinline__ static Pack filled_with(T element) {
+    Pack pack;
+    if constexpr (sizeof(T) == 2) {
+      uint16_t half;
+      __builtin_memcpy(&half, &element, 2);
+      SOFTMAX_EXT_UNROLL
+      for (uint32_t& word : pack.words) word = half | static_cast<uint32_t>(half) << 16;
+    } else {
+      SOFTMAX_EXT_UNROLL
+      for (int j = 0; j < count; ++j) pack.set(j, element);
+    }
+    return pack;
+  }
+  __device__ __forceinline__ T operator[](int j) const {
+    T element;
+    if constexpr (sizeof(T) == 2) {
+      const auto half = static_cast<uint16_t>(words[j / 2] >> j % 2 * 16);
+      __builtin_memcpy(static_cast<void*>(&element), &half, 2);
+    } else {
+      __builtin_memcpy(static_cast<void*>(&element), words + j * (sizeof(T) / 4), sizeof(T));
+    }
+    return element;
+  }
+  __device__ __forceinline__ void set(int j, T element) {
+    if constexpr (sizeof(T) == 2) {
+      uint16_t half;
+      __builtin_memcpy(&half, &element, 2);
+      const uint32_t kept = words[j / 2] & (j % 2 == 0 ? 0xffff0000u : 0x0000ffffu);
+      words[j / 2] = kept | static_cast<uint32_t>(half) << j % 2 * 16;
+    } else {
+      __builtin_memcpy(words + j * (sizeof(T) / 4), &element, sizeof(T));
+    }
+  }
+  // Element j in the type of arithmetic: one instruction.
+  __device__ __forceinline__ auto lane(int j) const {
+    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+      const uint32_t bits = j % 2 == 0 ? words[j / 2] << 16 : words[j / 2] & 0xffff0000u;
+      float value;
+      __builtin_memcpy(&value, &bits, 4);
+      return value;
+    } else {
+      return to_lane((*this)[j]);
+    }
+  }
+  // Elements from lane_of(j); those of 16 bits are rounded in pairs.
+  template <typename LaneOf>
+  __device__ __forceinline__ static Pack from_lanes(LaneOf lane_of) {
+    Pack pack;
+    if constexpr (sizeof(T) == 2) {
+      SOFTMAX_EXT_UNROLL
+      for (int j = 0; j < count; j += 2) {
+        const auto pair = rounded_pair<T>(lane_of(j), lane_of(j + 1));
+        __builtin_memcpy(pack.words + j / 2, &pair, 4);
+      }
+    } else {
+      SOFTMAX_EXT_UNROLL
+      for (int j = 0; j < count; ++j) pack.set(j, from_lane<T>(lane_of(j)));
+    }
+    return pack;
+  }
+};
+template <typename T>
+struct Pack<T, 1> {
+  T element;
+
+  __device__ __forceinline__ static Pack filled_with(T element) { return {element}; }
+  __device__ __forceinline__ auto lane(int) const { return to_lane(element); }
+  template <typename LaneOf>
+  __device__ __forceinline__ static Pack from_lanes(LaneOf lane_of) {
+    return {from_lane<T>(lane_of(0))};
+  }
 };
 
 // Whole vectors of 16 bytes.
@@ -59,7 +143,7 @@ __device__ __forceinline__ Pack<T, count> load_pack(const T* source) {
 template <typename T, int count>
 __device__ __forceinline__ void store_pack(T* target, const Pack<T, count>& pack) {
   if constexpr (count == 1) {
-    *target = pack.elements[0];
+    *target = pack.element;
   } else {
     constexpr int kVectors = sizeof(Pack<T, count>) / 16;
     uint4 vectors[kVectors];
@@ -68,6 +152,25 @@ __device__ __forceinline__ void store_pack(T* target, const Pack<T, count>& pack
     for (int i = 0; i < kVectors; ++i)
       simt::store_vector(reinterpret_cast<uint4*>(target) + i, vectors[i]);
   }
+}
+
+// Element by element, at any alignment: columns [first, first + count) of a row, and `padding` for
+// those outside [begin, end), which are not touched.
+template <int count, typename T, typename Index>
+__device__ __forceinline__ Pack<T, count> load_elements(
+    const T* row, Index first, Index begin, Index end, T padding) {
+  auto pack = Pack<T, count>::filled_with(padding);
+  SOFTMAX_EXT_UNROLL
+  for (int j = 0; j < count; ++j)
+    if (begin <= first + j && first + j < end) pack.set(j, row[first + j]);
+  return pack;
+}
+template <int count, typename T, typename Index>
+__device__ __forceinline__ void store_elements(
+    T* row, Index first, Index begin, Index end, const Pack<T, count>& pack) {
+  SOFTMAX_EXT_UNROLL
+  for (int j = 0; j < count; ++j)
+    if (begin <= first + j && first + j < end) row[first + j] = pack[j];
 }
 
 // The elements of a pack of every type: 16 bytes of the smallest, two or four accesses of the
@@ -83,134 +186,6 @@ inline constexpr int kPackElements = [] {
 template <typename T>
 __device__ __forceinline__ int misalignment(const T* pointer) {
   return static_cast<int>(reinterpret_cast<std::uintptr_t>(pointer) % 16 / sizeof(T));
-}
-
-// The `count` elements that begin `skipped` elements into two or more consecutive 16-byte vectors.
-// In three steps of 8, 4 and 2 bytes, so that registers are never indexed by a variable.
-template <int count, typename T>
-__device__ __forceinline__ Pack<T, count> realigned(
-    const Pack<T, count + kVectorElements<T>>& vectors, int skipped) {
-  constexpr int kWords = static_cast<int>(sizeof(vectors)) / 4;
-  const int bytes = skipped * static_cast<int>(sizeof(T));
-  uint32_t words[kWords];
-  __builtin_memcpy(words, &vectors, sizeof(vectors));
-  if constexpr (sizeof(T) <= 8) {
-    SOFTMAX_EXT_UNROLL
-    for (int i = 0; i + 2 < kWords; ++i) words[i] = bytes & 8 ? words[i + 2] : words[i];
-  }
-  if constexpr (sizeof(T) <= 4) {
-    SOFTMAX_EXT_UNROLL
-    for (int i = 0; i + 1 < kWords; ++i) words[i] = bytes & 4 ? words[i + 1] : words[i];
-  }
-  if constexpr (sizeof(T) <= 2) {
-    SOFTMAX_EXT_UNROLL
-    for (int i = 0; i + 1 < kWords; ++i)
-      words[i] = bytes & 2 ? words[i] >> 16 | words[i + 1] << 16 : words[i];
-  }
-  Pack<T, count> pack;
-  __builtin_memcpy(&pack, words, sizeof(pack));
-  return pack;
-}
-
-// A pack as a shift register: what is pushed last is the last element. So that a loop over elements
-// needs no unrolling, which code for the rare ends of rows is not worth.
-template <typename T, int count>
-class ElementQueue {
- public:
-  __device__ __forceinline__ ElementQueue() {
-    SOFTMAX_EXT_UNROLL
-    for (int i = 0; i < kWords; ++i) words_[i] = 0;
-  }
-  __device__ __forceinline__ explicit ElementQueue(const Pack<T, count>& pack) {
-    __builtin_memcpy(words_, &pack, sizeof(words_));
-  }
-  __device__ __forceinline__ void push(T element) {
-    shift();
-    __builtin_memcpy(
-        reinterpret_cast<unsigned char*>(words_) + sizeof(words_) - sizeof(T), &element, sizeof(T));
-  }
-  __device__ __forceinline__ T pop() {
-    T element;
-    __builtin_memcpy(&element, words_, sizeof(T));
-    shift();
-    return element;
-  }
-  __device__ __forceinline__ Pack<T, count> pack() const {
-    Pack<T, count> pack;
-    __builtin_memcpy(&pack, words_, sizeof(words_));
-    return pack;
-  }
-
- private:
-  static constexpr int kWords = count * static_cast<int>(sizeof(T)) / 4;
-  uint32_t words_[kWords];
-
-  __device__ __forceinline__ void shift() {
-    if constexpr (sizeof(T) == 2) {
-      SOFTMAX_EXT_UNROLL
-      for (int i = 0; i < kWords; ++i)
-        words_[i] = words_[i] >> 16 | (i + 1 < kWords ? words_[i + 1] << 16 : 0);
-    } else {
-      constexpr int kStep = sizeof(T) / 4;
-      SOFTMAX_EXT_UNROLL
-      for (int i = 0; i + kStep < kWords; ++i) words_[i] = words_[i + kStep];
-    }
-  }
-};
-
-// Columns [first, first + count) of a row, with `padding` for those that the row does not have.
-//
-// Where the address is no multiple of 16 bytes, two neighbouring vectors are read and shifted: the
-// neighbour thread reads one of them too, so it comes from the L1 cache. Packs at the ends of a row
-// are read element by element: nothing outside the row is touched.
-template <int count, typename T, typename Index>
-__device__ __forceinline__ Pack<T, count> load_columns(
-    const T* row, Index first, Index length, T padding) {
-  constexpr int kVector = kVectorElements<T>;
-  const T* const source = row + first;
-  const int beyond = misalignment(source);
-  if (first >= beyond && first - beyond + count + (beyond ? kVector : 0) <= length) {
-    if (beyond == 0) return load_pack<T, count>(source);
-    return realigned<count>(load_pack<T, count + kVector>(source - beyond), beyond);
-  }
-  ElementQueue<T, count> queue;
-  SOFTMAX_EXT_NO_UNROLL
-  for (int j = 0; j < count; ++j)
-    queue.push(0 <= first + j && first + j < length ? source[j] : padding);
-  return queue.pack();
-}
-
-// Writes those of columns [first, first + count) that the row has.
-template <int count, typename T, typename Index>
-__device__ __forceinline__ void store_columns(
-    T* row, Index first, Index length, const Pack<T, count>& pack) {
-  T* const target = row + first;
-  if (first >= 0 && first + count <= length && misalignment(target) == 0) {
-    store_pack(target, pack);
-    return;
-  }
-  ElementQueue<T, count> queue(pack);
-  SOFTMAX_EXT_NO_UNROLL
-  for (int j = 0; j < count; ++j) {
-    const T element = queue.pop();
-    if (0 <= first + j && first + j < length) target[j] = element;
-  }
-}
-
-// The same where every row is a whole number of packs and each begins at a multiple of 16 bytes.
-template <int count, typename T, typename Index>
-__device__ __forceinline__ Pack<T, count> load_aligned_columns(
-    const T* row, Index first, Index length, T padding) {
-  if (first < length) return load_pack<T, count>(row + first);
-  Pack<T, count> pack;
-  SOFTMAX_EXT_UNROLL
-  for (int j = 0; j < count; ++j) pack.elements[j] = padding;
-  return pack;
-}
-template <int count, typename T, typename Index>
-__device__ __forceinline__ void store_aligned_columns(
-    T* row, Index first, Index length, const Pack<T, count>& pack) {
-  if (first < length) store_pack(row + first, pack);
 }
 
 }  // namespace softmax_ext::cuda

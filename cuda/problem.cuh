@@ -101,6 +101,8 @@ struct MapWithScale {
   using Lane = typename Operator::Output;
   static constexpr bool kReduces = true;
   static constexpr bool kMaps = true;
+  static constexpr bool kMapsTerms = Operator::kMapsTerms;
+  static constexpr bool kHasSpecialColumn = false;
 
   RowScales<Lane> scales;
 
@@ -113,9 +115,18 @@ struct MapWithScale {
   __device__ __forceinline__ Lane
   map(const Operator& op,
       const typename Operator::Element& element,
-      const Constants& constants,
-      int64_t) const {
+      const Constants& constants) const {
     return op.map(element, constants);
+  }
+  template <typename Constants>
+  __device__ __forceinline__ Lane
+  map_term(const Operator& op, Lane term, const Constants& constants) const {
+    return op.map_term(term, constants);
+  }
+  template <typename Constants>
+  __device__ __forceinline__ Constants
+  rescaled(const Operator& op, const Constants& constants, Lane factor) const {
+    return op.rescaled(constants, factor);
   }
   __device__ __forceinline__ void finish(
       int64_t, const Operator&, const typename Operator::Summary&) const {}

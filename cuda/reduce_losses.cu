@@ -61,7 +61,7 @@ cudaError_t launch(
     void* results,
     double* counts,
     cudaStream_t stream) {
-  return launch_up_to_one_wave<reduce_losses_kernel<Loss>>(
+  return launch_blocks<reduce_losses_kernel<Loss>>(
       {.blocks = groups, .threads_per_block = kThreads},
       stream,
       groups,

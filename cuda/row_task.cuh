@@ -7,8 +7,14 @@
 //   kMaps                               whether each element becomes an output
 //   operator_of(row)                    the operator, with what it knows of that row
 //   constants(row, op, summary)         what map needs to know of the whole row
-//   map(op, element, constants, column) the output there
+//   map(op, element, constants)         the output
 //   finish(row, op, summary)            writes the results of a whole row; called by one thread
+//   kMapsTerms                          whether terms of the summary are kept for the map; then
+//   map_term(op, term, constants)       the output
+//   rescaled(op, constants, factor)     constants for terms that are 1 / factor times as large
+//   kHasSpecialColumn                   whether one column has an output of its own; then
+//   special_column(constants)           which
+//   special_output(constants)           its output
 
 #include <cstdint>
 #include <type_traits>
@@ -31,6 +37,13 @@ struct RowTask {
   static constexpr int kPackElements = cuda::kPackElements<Out, In>;
   static constexpr bool kReduces = PerRow::kReduces;
   static constexpr bool kMaps = PerRow::kMaps;
+  static constexpr bool kMapsTerms = kReduces && kMaps && PerRow::kMapsTerms;
+
+  // Terms are multiplied by 2 to this. Outputs of 16 bits go down to 2^-133, where terms without it
+  // are 0; what it costs in precision is below theirs. Outputs of float want terms in full instead.
+  static constexpr int kTermOffset = kMapsTerms && sizeof(Out) == 2 ? 8 : 0;
+  static constexpr bool kTermsInFull = kMapsTerms && sizeof(Out) > 2;
+  static constexpr int kTermUnit = 1 << kTermOffset;
 
   PerRow per_row;
   RowPointers<const In> inputs[kInputs];
@@ -48,10 +61,6 @@ struct RowTask {
       return from_lane<In>(Operator::padding());
     else
       return from_lane<In>(Operator::padding().grad);
-  }
-  template <typename... Inputs>
-  __device__ __forceinline__ static Element element(Inputs... of_inputs) {
-    return Element{to_lane(of_inputs)...};
   }
 };
 
@@ -76,12 +85,9 @@ struct HeldPacks {
 
   __device__ __forceinline__ typename Task::Element at(int pack, int j) const {
     if constexpr (Task::kInputs == 1)
-      return Task::element(of_input[0][pack].elements[j]);
+      return {of_input[0][pack].lane(j)};
     else
-      return Task::element(of_input[0][pack].elements[j], of_input[1][pack].elements[j]);
-  }
-  __device__ __forceinline__ typename Task::Element operator[](int i) const {
-    return at(i / pack_elements, i % pack_elements);
+      return {of_input[0][pack].lane(j), of_input[1][pack].lane(j)};
   }
   // Between two uses: else the compiler keeps the converted elements too, which take twice as many
   // registers.
@@ -91,12 +97,8 @@ struct HeldPacks {
       for (int k = 0; k < Task::kInputs; ++k) {
         SOFTMAX_EXT_UNROLL
         for (int i = 0; i < packs; ++i) {
-          auto& pack = of_input[k][i];
-          uint32_t words[sizeof(pack) / 4];
-          __builtin_memcpy(words, &pack, sizeof(pack));
           SOFTMAX_EXT_UNROLL
-          for (uint32_t& word : words) simt::make_opaque(word);
-          __builtin_memcpy(&pack, words, sizeof(pack));
+          for (uint32_t& word : of_input[k][i].words) simt::make_opaque(word);
         }
       }
     }

@@ -69,9 +69,14 @@ __device__ __forceinline__ const T& peer_shared(const T& mine, int rank) {
 #endif
 }
 
-// One access of 16 bytes, which an assignment may be taken apart from.
+// One access of 16 bytes to global memory, which an assignment may be taken apart from.
 __device__ __forceinline__ void store_vector(uint4* target, const uint4& vector) {
-  __stwb(target, vector);
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target),
+               "r"(vector.x),
+               "r"(vector.y),
+               "r"(vector.z),
+               "r"(vector.w)
+               : "memory");
 }
 
 // A value that the compiler knows nothing of any more.
@@ -86,20 +91,8 @@ __device__ __forceinline__ void require(bool condition, const char* message) {
 
 inline cudaError_t current_device(int* device) { return cudaGetDevice(device); }
 
-// How many blocks of `kernel` the device runs at once.
-template <typename... Parameters>
-cudaError_t resident_blocks(
-    void (*kernel)(Parameters...), int threads_per_block, int device, int* blocks) {
-  int multiprocessors = 0;
-  int per_multiprocessor = 0;
-  cudaError_t error =
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return error;
-  error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-      &per_multiprocessor, kernel, threads_per_block, 0);
-  *blocks = multiprocessors * per_multiprocessor;
-  return error;
-}
+// Blocks in a grid at most, with one dimension.
+constexpr int64_t largest_grid() { return INT32_MAX; }
 
 inline cudaError_t multiprocessors(int device, int* count) {
   return cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);

@@ -7,44 +7,27 @@
 
 #include "cuda/launch.cuh"
 #include "cuda/merge.cuh"
-#include "cuda/resident_row.cuh"
+#include "cuda/tiles.cuh"
 
 namespace softmax_ext::cuda {
 
-template <typename Shape, typename Task>
-struct Tiles {
-  static constexpr int kThreads = Shape::kThreads;
-  static constexpr int kPacks = Shape::kPacks;
-  static constexpr int kStep = kThreads * Task::kPackElements;
-  static constexpr int64_t kColumns = int64_t{kPacks} * kStep;
-
-  static constexpr int64_t count(int64_t length) { return (length + kColumns - 1) / kColumns; }
-
-  // With a shift of the output the last columns may be those of one tile more.
-  static constexpr int64_t count_shifted(int64_t length) {
-    return count(length + Task::kPackElements - 1);
-  }
-};
-
 template <typename Shape, bool is_aligned, typename Task>
-__global__ void __launch_bounds__(Shape::kThreads, kBlocksPerMultiprocessor<Shape::kThreads>)
+__global__ void __launch_bounds__(
+    Shape::kThreads, kBlocksPerMultiprocessor<Shape, is_aligned, Task, int64_t>)
     summarize_tiles_kernel(
         const __grid_constant__ Task task,
         int64_t rows,
         int64_t length,
         typename Task::Summary* of_tiles) {
-  using Tiles = Tiles<Shape, Task>;
-  constexpr int kPack = Task::kPackElements;
-  MergeAcrossBlock<Tiles::kThreads> merge_across_block;
+  using Tiles = Tiles<Shape, is_aligned, Task>;
+  typename Tiles::Team team;
   const int64_t tiles = Tiles::count(length);
   for (int64_t i = simt::block_index(); i < rows * tiles; i += simt::block_count()) {
     const int64_t row = i / tiles;
     const RowPlace<Task> place(task, row);
     const auto op = task.per_row.operator_of(row);
-    const int64_t first = i % tiles * Tiles::kColumns + simt::thread_index() * kPack;
-    const auto packs = load_packs<Tiles::kPacks, is_aligned>(place, first, Tiles::kStep, length);
-    const auto of_tile = merge_across_block(op, op.summarize(packs, Tiles::kPacks * kPack));
-    if (simt::thread_index() == 0) of_tiles[i] = of_tile;
+    const auto of_tile = Tiles::summarize(place, op, i % tiles, length, team);
+    if (team.thread() == 0) of_tiles[i] = of_tile;
   }
 }
 
@@ -69,32 +52,23 @@ __global__ void __launch_bounds__(simt::kWarpLanes) merge_tiles_kernel(
 }
 
 template <typename Shape, bool is_aligned, typename Task>
-__global__ void __launch_bounds__(Shape::kThreads, kBlocksPerMultiprocessor<Shape::kThreads>)
+__global__ void __launch_bounds__(
+    Shape::kThreads, kBlocksPerMultiprocessor<Shape, is_aligned, Task, int64_t>)
     map_tiles_kernel(
         const __grid_constant__ Task task,
         int64_t rows,
         int64_t length,
         const typename Task::Summary* of_rows) {
-  using Tiles = Tiles<Shape, Task>;
-  const int64_t tiles = is_aligned ? Tiles::count(length) : Tiles::count_shifted(length);
+  using Tiles = Tiles<Shape, is_aligned, Task>;
+  typename Tiles::Team team;
+  const int64_t tiles = Tiles::count(length);
   for (int64_t i = simt::block_index(); i < rows * tiles; i += simt::block_count()) {
     const int64_t row = i / tiles;
     const RowPlace<Task> place(task, row);
     const auto op = task.per_row.operator_of(row);
     auto summary = op.empty();
     if constexpr (Task::kReduces) summary = of_rows[row];
-    const int64_t first = i % tiles * Tiles::kColumns + simt::thread_index() * Task::kPackElements -
-                          output_shift<is_aligned>(place, length);
-    const auto held = load_packs<Tiles::kPacks, is_aligned>(place, first, Tiles::kStep, length);
-    store_mapped<Tiles::kPacks, is_aligned>(
-        task,
-        place,
-        op,
-        task.per_row.constants(row, op, summary),
-        held,
-        first,
-        Tiles::kStep,
-        length);
+    Tiles::map(task, row, place, op, summary, i % tiles, length, team);
   }
 }
 
@@ -107,9 +81,9 @@ cudaError_t launch_split_row(
     const Workspace& workspace,
     cudaStream_t stream) {
   using Summary = typename Task::Summary;
-  using Tiles = Tiles<Shape, Task>;
+  using Tiles = Tiles<Shape, is_aligned, Task>;
   const LaunchExtent of_tiles{
-      .blocks = rows * Tiles::count_shifted(length), .threads_per_block = Tiles::kThreads};
+      .blocks = rows * Tiles::count(length), .threads_per_block = Shape::kThreads};
   Summary* of_rows = nullptr;
   if constexpr (Task::kReduces) {
     const int64_t tiles = Tiles::count(length);
@@ -117,10 +91,10 @@ cudaError_t launch_split_row(
         static_cast<Summary*>(workspace.allocate(rows * (tiles + 1) * sizeof(Summary)));
     if (summaries == nullptr) return cudaErrorMemoryAllocation;
     of_rows = summaries + rows * tiles;
-    cudaError_t error = launch_up_to_one_wave<summarize_tiles_kernel<Shape, is_aligned, Task>>(
+    cudaError_t error = launch_blocks<summarize_tiles_kernel<Shape, is_aligned, Task>>(
         of_tiles, stream, task, rows, length, summaries);
     if (error != cudaSuccess) return error;
-    error = launch_up_to_one_wave<merge_tiles_kernel<Task>>(
+    error = launch_blocks<merge_tiles_kernel<Task>>(
         {.blocks = rows, .threads_per_block = simt::kWarpLanes},
         stream,
         task,
@@ -131,7 +105,7 @@ cudaError_t launch_split_row(
     if (error != cudaSuccess) return error;
   }
   if constexpr (Task::kMaps)
-    return launch_up_to_one_wave<map_tiles_kernel<Shape, is_aligned, Task>>(
+    return launch_blocks<map_tiles_kernel<Shape, is_aligned, Task>>(
         of_tiles, stream, task, rows, length, static_cast<const Summary*>(of_rows));
   return cudaSuccess;
 }

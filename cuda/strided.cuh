@@ -1,8 +1,9 @@
 #pragma once
 // A dim that is not last: neighbours in memory belong to neighbouring rows. Threads lie across the
-// rows, where access is wide, and along the dim. Rows of up to kStridedThreads · kStridedHeld
-// elements stay in registers; longer ones are read twice.
+// rows, where access is wide, and along the dim. Rows of up to along · kStridedHeld elements stay in
+// registers; longer ones are read twice.
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/launch.cuh"
@@ -10,118 +11,229 @@
 
 namespace softmax_ext::cuda {
 
-inline constexpr int kStridedThreads = 32;  // along the dim; not yet measured
-inline constexpr int kStridedHeld = 4;      // elements of a row that a thread holds
+inline constexpr int kStridedThreads = 256;  // of a block
 
-// Threads across the rows: the packs of a row index are 128 bytes together.
-inline constexpr int kStridedAcross = 8;  // not yet measured
+// Elements of a row that a thread holds, of as many rows as a pack has elements.
+template <int pack_elements>
+inline constexpr int kStridedHeld = std::min(32 / pack_elements, 8);
 
-template <int columns, typename Task>
-struct StridedTile {
-  using Held = HeldPacks<Task, kStridedHeld, columns>;
+// Threads along the dim: few for rows of up to kStridedShort elements.
+inline constexpr int kStridedShort = 32;
+inline constexpr int kStridedAlong = 32;
 
-  // The elements of one of the thread's rows.
-  struct Column {
-    const Held& held;
-    int column;
-    __device__ __forceinline__ typename Task::Element operator[](int u) const {
-      return held.at(u, column);
-    }
+// Where a thread stands.
+template <int along>
+struct StridedPlace {
+  static constexpr int kAcross = kStridedThreads / along;
+
+  int across = simt::thread_index() % kAcross;
+  int along_index = simt::thread_index() / kAcross;
+};
+
+// What `combine` makes of the values of all threads along the dim, pairwise, for each of a thread's
+// `columns` rows.
+template <int along, int columns, typename Value, typename Combine>
+__device__ __forceinline__ void combine_along(
+    const StridedPlace<along>& place, Value (&values)[columns], Combine combine) {
+  struct Exchange {
+    Value at[along][columns][StridedPlace<along>::kAcross];
   };
+  auto& at = simt::shared<Exchange>().at;
+  SOFTMAX_EXT_UNROLL
+  for (int c = 0; c < columns; ++c) at[place.along_index][c][place.across] = values[c];
+  SOFTMAX_EXT_UNROLL
+  for (int offset = along / 2; offset > 0; offset /= 2) {
+    simt::sync_block();
+    if (place.along_index >= offset) continue;
+    SOFTMAX_EXT_UNROLL
+    for (int c = 0; c < columns; ++c) {
+      values[c] = combine(c, values[c], at[place.along_index + offset][c][place.across]);
+      at[place.along_index][c][place.across] = values[c];
+    }
+  }
+  simt::sync_block();
+  SOFTMAX_EXT_UNROLL
+  for (int c = 0; c < columns; ++c) values[c] = at[0][c][place.across];
+  simt::sync_block();  // before the next values take the place
+}
 
-  // Elements first, first + kStridedThreads, … of `columns` adjacent rows.
+// The elements of `columns` adjacent rows that a thread holds: first, first + along, …
+template <int along, int columns, typename Task>
+struct StridedTile {
+  using Operator = typename Task::Operator;
+  using Lane = typename Operator::Output;
+  using Summary = typename Task::Summary;
+  static constexpr int kHeld = kStridedHeld<Task::kPackElements>;
+  using Held = HeldPacks<Task, kHeld, columns>;
+  using Terms = HeldTerms<Task, kHeld, columns>;
+  static constexpr int64_t kLength = int64_t{along} * kHeld;
+
+  // Of the rows' elements from `begin` on, which elements u threads have at all.
+  __device__ __forceinline__ static bool is_beyond(int64_t begin, int u, int64_t length) {
+    return begin + u * along >= length;
+  }
+
   __device__ __forceinline__ static Held load(
-      const Task& task, const RowPlace<Task>& place, int64_t first, int64_t length) {
+      const Task& task,
+      const RowPlace<Task>& rows,
+      int64_t begin,
+      int along_index,
+      int64_t length) {
     Held held;
     SOFTMAX_EXT_UNROLL
-    for (int u = 0; u < kStridedHeld; ++u) {
-      const int64_t j = first + u * kStridedThreads;
+    for (int u = 0; u < kHeld; ++u) {
+      const int64_t j = begin + along_index + u * along;
       SOFTMAX_EXT_UNROLL
       for (int k = 0; k < Task::kInputs; ++k) {
-        if (j < length) {
+        using Pack = Pack<typename Task::In, columns>;
+        held.of_input[k][u] = Pack::filled_with(Task::padding());
+        if (j < length)
           held.of_input[k][u] = load_pack<typename Task::In, columns>(
-              place.inputs[k] + j * task.inputs[k].length_stride);
-          continue;
-        }
-        SOFTMAX_EXT_UNROLL
-        for (int c = 0; c < columns; ++c) held.of_input[k][u].elements[c] = Task::padding();
+              rows.inputs[k] + j * task.inputs[k].length_stride);
       }
     }
     return held;
   }
+
+  // The maximum, and the sum of the terms, of the thread's elements of row c.
+  __device__ __forceinline__ static Lane max(
+      const Held& held, int c, int64_t begin, int64_t length) {
+    Lane max = Operator::padding();
+    SOFTMAX_EXT_UNROLL
+    for (int u = 0; u < kHeld; ++u)
+      if (!is_beyond(begin, u, length)) max = maximum(max, held.at(u, c));
+    return max;
+  }
+  __device__ __forceinline__ static TermSum<Lane> sum(
+      const Operator& op,
+      const Held& held,
+      int c,
+      Lane max,
+      int64_t begin,
+      int64_t length,
+      Terms& terms) {
+    TermSum<Lane> total{0, 0};
+    const auto add = [&](auto make_term) {
+      SOFTMAX_EXT_UNROLL
+      for (int u = 0; u < kHeld; ++u) {
+        if (is_beyond(begin, u, length)) continue;
+        const auto element = held.at(u, c);
+        const Lane term = make_term(element);
+        terms.of_pack[u][c] = term;
+        bool is_left_out = false;
+        if constexpr (Operator::kHasMax) is_left_out = Operator::kLeavesOutMaxima && element == max;
+        if (is_left_out) total.maxima += 1;
+        if (!is_left_out) total.sum += term;
+      }
+    };
+    if constexpr (Operator::kHasMax) {
+      const auto exponential = op.template terms_from<0>(max);
+      if (!exponential.is_usable())
+        add([&](Lane logit) { return op.term(logit, max); });
+      else if constexpr (Task::kMapsTerms)
+        add([&](Lane logit) { return exponential.in_full(logit); });
+      else
+        add([&](Lane logit) { return exponential(logit); });
+    } else {
+      add([&](const auto& element) { return op.term(element); });
+    }
+    return total;
+  }
+
+  // The summaries of whole rows that the threads hold.
+  __device__ __forceinline__ static void summarize(
+      const Operator (&ops)[columns],
+      const Held& held,
+      const StridedPlace<along>& place,
+      int64_t length,
+      Terms& terms,
+      Summary (&summaries)[columns]) {
+    Lane maxima[columns];
+    TermSum<Lane> sums[columns];
+    if constexpr (Operator::kHasMax) {
+      SOFTMAX_EXT_UNROLL
+      for (int c = 0; c < columns; ++c) maxima[c] = max(held, c, 0, length);
+      combine_along(place, maxima, [](int, Lane a, Lane b) { return maximum(a, b); });
+    }
+    SOFTMAX_EXT_UNROLL
+    for (int c = 0; c < columns; ++c) sums[c] = sum(ops[c], held, c, maxima[c], 0, length, terms);
+    combine_along(place, sums, [](int, auto a, auto b) { return AddTermSums()(a, b); });
+    SOFTMAX_EXT_UNROLL
+    for (int c = 0; c < columns; ++c) {
+      if constexpr (Operator::kHasMax)
+        summaries[c] = ops[c].summary_of(maxima[c], sums[c].sum, sums[c].maxima);
+      else
+        summaries[c] = sums[c].sum;
+    }
+  }
+
+  // Adds what a thread holds of longer rows to what it has seen of them.
+  __device__ __forceinline__ static void add_chunk(
+      const Operator (&ops)[columns],
+      const Held& held,
+      int64_t begin,
+      int64_t length,
+      Summary (&summaries)[columns]) {
+    Terms terms;
+    SOFTMAX_EXT_UNROLL
+    for (int c = 0; c < columns; ++c) {
+      if constexpr (Operator::kHasMax) {
+        const Lane of_chunk = max(held, c, begin, length);
+        const auto total = sum(ops[c], held, c, of_chunk, begin, length, terms);
+        summaries[c] =
+            ops[c].merge(summaries[c], ops[c].summary_of(of_chunk, total.sum, total.maxima));
+      } else {
+        summaries[c] += sum(ops[c], held, c, Lane(0), begin, length, terms).sum;
+      }
+    }
+  }
 };
 
-// Merges the summaries of the threads along the dim, pairwise; every thread receives those of its
-// rows. finish(c, summary) is called by one thread for each row.
-template <int columns, typename Task, typename Finish>
-__device__ __forceinline__ void merge_along_dim(
-    const typename Task::Operator (&ops)[columns],
-    typename Task::Summary (&summaries)[columns],
-    int across,
-    int along,
-    Finish finish) {
-  struct Exchange {
-    typename Task::Summary at[kStridedThreads][kStridedAcross][columns];
-  };
-  Exchange& exchange = simt::shared<Exchange>();
-  SOFTMAX_EXT_UNROLL
-  for (int c = 0; c < columns; ++c) exchange.at[along][across][c] = summaries[c];
-  SOFTMAX_EXT_UNROLL
-  for (int offset = kStridedThreads / 2; offset > 0; offset /= 2) {
-    simt::sync_block();
-    if (along >= offset) continue;
-    SOFTMAX_EXT_UNROLL
-    for (int c = 0; c < columns; ++c)
-      exchange.at[along][across][c] =
-          ops[c].merge(exchange.at[along][across][c], exchange.at[along + offset][across][c]);
-  }
-  simt::sync_block();
-  SOFTMAX_EXT_UNROLL
-  for (int c = 0; c < columns; ++c) summaries[c] = exchange.at[0][across][c];
-  if (along < columns) finish(along, exchange.at[0][across][along]);
-  simt::sync_block();  // before the next rows take the place
-}
-
-// `columns` adjacent rows per thread; they divide `inner`.
-template <int columns, typename Task>
-__global__ void __launch_bounds__(kStridedThreads* kStridedAcross, 1) strided_kernel(
-    const __grid_constant__ Task task, int64_t outer, int64_t length, int64_t inner) {
+// `columns` adjacent rows per thread; they divide `inner`, and rows are numbered along it.
+template <int along, int columns, typename Task>
+__global__ void __launch_bounds__(kStridedThreads, 1)
+    strided_kernel(const __grid_constant__ Task task, int64_t rows, int64_t length) {
   using Out = typename Task::Out;
-  using Operator = typename Task::Operator;
-  using Tile = StridedTile<columns, Task>;
-  constexpr int kAcross = kStridedAcross;
-  constexpr int kRowsAcross = kAcross * columns;
-  constexpr int64_t kChunk = kStridedThreads * kStridedHeld;
-  const int across = simt::thread_index() % kAcross;
-  const int along = simt::thread_index() / kAcross;
-  const int64_t tiles = (inner + kRowsAcross - 1) / kRowsAcross;
-  for (int64_t tile = simt::block_index(); tile < outer * tiles; tile += simt::block_count()) {
-    const int64_t inner_index = tile % tiles * kRowsAcross + across * columns;
-    const bool is_row = inner_index < inner;
-    const int64_t row = tile / tiles * inner + (is_row ? inner_index : 0);
-    const int64_t elements = is_row ? length : 0;
-    const RowPlace<Task> place(task, row);
-
-    Operator ops[columns];
+  using Tile = StridedTile<along, columns, Task>;
+  using PerRow = typename Task::PerRow;
+  const StridedPlace<along> place;
+  constexpr int kRowsPerBlock = StridedPlace<along>::kAcross * columns;
+  const bool is_held = Task::kReduces && length <= Tile::kLength;
+  for (int64_t base = simt::block_index() * kRowsPerBlock; base < rows;
+       base += simt::block_count() * kRowsPerBlock) {
+    const int64_t mine = base + place.across * columns;
+    const bool is_row = mine < rows;
+    const int64_t row = is_row ? mine : base;
+    const RowPlace<Task> memory(task, row);
+    typename Task::Operator ops[columns];
     typename Task::Summary summaries[columns];
     SOFTMAX_EXT_UNROLL
     for (int c = 0; c < columns; ++c) {
       ops[c] = task.per_row.operator_of(row + c);
       summaries[c] = ops[c].empty();
     }
+    const auto load = [&](int64_t begin) {
+      return Tile::load(task, memory, begin, place.along_index, is_row ? length : 0);
+    };
     typename Tile::Held held;
+    typename Tile::Terms terms;
     if constexpr (Task::kReduces) {
-      for (int64_t begin = 0; begin < length; begin += kChunk) {
-        held = Tile::load(task, place, begin + along, elements);
-        SOFTMAX_EXT_UNROLL
-        for (int c = 0; c < columns; ++c)
-          summaries[c] = ops[c].merge(
-              summaries[c], ops[c].summarize(typename Tile::Column{held, c}, kStridedHeld));
+      if (is_held) {
+        held = load(0);
+        Tile::summarize(ops, held, place, length, terms, summaries);
+      } else {
+        for (int64_t begin = 0; begin < length; begin += Tile::kLength) {
+          held = load(begin);
+          Tile::add_chunk(ops, held, begin, length, summaries);
+        }
+        combine_along(place, summaries, [&](int c, const auto& a, const auto& b) {
+          return ops[c].merge(a, b);
+        });
       }
-      merge_along_dim<columns, Task>(
-          ops, summaries, across, along, [&](int c, const typename Task::Summary& summary) {
-            if (is_row) task.per_row.finish(row + c, task.per_row.operator_of(row + c), summary);
-          });
+      if (is_row && place.along_index == 0) {
+        SOFTMAX_EXT_UNROLL
+        for (int c = 0; c < columns; ++c) task.per_row.finish(row + c, ops[c], summaries[c]);
+      }
     }
     if constexpr (Task::kMaps) {
       using Constants = decltype(task.per_row.constants(row, ops[0], summaries[0]));
@@ -129,19 +241,29 @@ __global__ void __launch_bounds__(kStridedThreads* kStridedAcross, 1) strided_ke
       SOFTMAX_EXT_UNROLL
       for (int c = 0; c < columns; ++c)
         constants[c] = task.per_row.constants(row + c, ops[c], summaries[c]);
-      for (int64_t begin = 0; begin < length; begin += kChunk) {
-        if (!Task::kReduces || length > kChunk)  // else the row is still held
-          held = Tile::load(task, place, begin + along, elements);
+      for (int64_t begin = 0; begin < length; begin += Tile::kLength) {
+        if (!is_held) {
+          held = load(begin);
+          if constexpr (Task::kMapsTerms) {
+            SOFTMAX_EXT_UNROLL
+            for (int c = 0; c < columns; ++c)
+              Tile::sum(ops[c], held, c, summaries[c].max, begin, length, terms);
+          }
+        }
         SOFTMAX_EXT_UNROLL
-        for (int u = 0; u < kStridedHeld; ++u) {
-          const int64_t j = begin + along + u * kStridedThreads;
-          if (j >= elements) continue;
-          Pack<Out, columns> mapped;
-          SOFTMAX_EXT_UNROLL
-          for (int c = 0; c < columns; ++c)
-            mapped.elements[c] =
-                from_lane<Out>(task.per_row.map(ops[c], held.at(u, c), constants[c], j));
-          store_pack(place.output + j * task.outputs.length_stride, mapped);
+        for (int u = 0; u < Tile::kHeld; ++u) {
+          const int64_t j = begin + place.along_index + u * along;
+          if (!is_row || j >= length) continue;
+          const auto mapped = Pack<Out, columns>::from_lanes([&](int c) {
+            if constexpr (PerRow::kHasSpecialColumn)
+              if (j == task.per_row.special_column(constants[c]))
+                return task.per_row.special_output(constants[c]);
+            if constexpr (Task::kMapsTerms)
+              return task.per_row.map_term(ops[c], terms.of_pack[u][c], constants[c]);
+            else
+              return task.per_row.map(ops[c], held.at(u, c), constants[c]);
+          });
+          store_pack(memory.output + j * task.outputs.length_stride, mapped);
         }
       }
     }
@@ -162,18 +284,23 @@ cudaError_t launch_strided(
   };
   bool is_packed = inner % kPack == 0 && (!Task::kMaps || is_packable(task.outputs));
   for (const auto& input : task.inputs) is_packed = is_packed && is_packable(input);
-  const auto launch = [&]<int columns>() {
-    constexpr int kRowsAcross = kStridedAcross * columns;
-    return launch_up_to_one_wave<strided_kernel<columns, Task>>(
-        {.blocks = outer * ((inner + kRowsAcross - 1) / kRowsAcross),
-         .threads_per_block = kStridedThreads * kStridedAcross},
+  const int64_t rows = outer * inner;
+  const auto launch = [&]<int along, int columns>() {
+    constexpr int kRowsPerBlock = StridedPlace<along>::kAcross * columns;
+    return launch_blocks<strided_kernel<along, columns, Task>>(
+        {.blocks = (rows + kRowsPerBlock - 1) / kRowsPerBlock,
+         .threads_per_block = kStridedThreads},
         stream,
         task,
-        outer,
-        length,
-        inner);
+        rows,
+        length);
   };
-  return is_packed ? launch.template operator()<kPack>() : launch.template operator()<1>();
+  constexpr int kShort = kStridedShort / kStridedHeld<kPack>;
+  if (length <= kStridedShort)
+    return is_packed ? launch.template operator()<kShort, kPack>()
+                     : launch.template operator()<kShort, 1>();
+  return is_packed ? launch.template operator()<kStridedAlong, kPack>()
+                   : launch.template operator()<kStridedAlong, 1>();
 }
 
 }  // namespace softmax_ext::cuda

@@ -13,20 +13,20 @@ namespace softmax_ext::cuda {
 // A warp holds 32 / lanes consecutive rows. Rows beyond the last are padding: all lanes of a warp
 // walk the same way and take part in each shuffle.
 template <typename Shape, bool is_aligned, typename Task>
-__global__ void __launch_bounds__(Shape::kThreads, kBlocksPerMultiprocessor<Shape::kThreads>)
+__global__ void __launch_bounds__(
+    Shape::kThreads, kBlocksPerMultiprocessor<Shape, is_aligned, Task>)
     warp_per_row_kernel(const __grid_constant__ Task task, int64_t rows, int length) {
   constexpr int kLanes = Shape::kThreadsPerRow;
   constexpr int kRowsPerBlock = Shape::kThreads / kLanes;
-  const int group = simt::thread_index() / kLanes;
-  const int lane = simt::thread_index() % kLanes;
+  LaneTeam<kLanes> team;
   for (int64_t base = simt::block_index() * kRowsPerBlock; base < rows;
        base += simt::block_count() * kRowsPerBlock) {
-    const bool is_row = base + group < rows;
-    const int64_t row = is_row ? base + group : base;
-    map_resident_row<kLanes, Shape::kPacks, is_aligned>(
-        task, row, is_row ? length : 0, 0, lane, [&](const auto& op, auto mine) {
-          const auto summary = merge_across_lanes<kLanes>(op, mine);
-          if (is_row && lane == 0) task.per_row.finish(row, op, summary);
+    const int64_t mine = base + simt::thread_index() / kLanes;
+    const bool is_row = mine < rows;
+    const int64_t row = is_row ? mine : base;
+    map_resident_part<Shape::kPacks, is_aligned, true>(
+        task, row, 0, is_row ? length : 0, team, [&](const auto& op, const auto& summary) {
+          if (is_row && team.thread() == 0) task.per_row.finish(row, op, summary);
           return summary;
         });
   }
@@ -38,7 +38,7 @@ cudaError_t launch_warp_per_row(
   constexpr int kThreads = Shape::kThreads;
   constexpr int kRowsPerBlock = kThreads / Shape::kThreadsPerRow;
   const int64_t blocks = (rows + kRowsPerBlock - 1) / kRowsPerBlock;
-  return launch_up_to_one_wave<warp_per_row_kernel<Shape, is_aligned, Task>>(
+  return launch_blocks<warp_per_row_kernel<Shape, is_aligned, Task>>(
       {.blocks = blocks, .threads_per_block = kThreads},
       stream,
       task,

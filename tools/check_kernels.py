@@ -3,8 +3,9 @@
     python tools/check_kernels.py libsoftmax_ext.so --nvcc nvcc
 
 Wants, of every kernel: no access to local memory (a spill, or an array that is indexed by a variable); registers that
-its threads can all have; 128-bit loads and stores wherever it moves packs. And of softmax in float32: two exponentials
-per element, one for the sum and one for the result. Prints a line per offence and exits with 1 if there is one.
+its threads can all have; 128-bit loads and stores wherever it moves packs. And of softmax: two exponentials per element,
+one for the usual temperatures and one for their limits, of which a row takes one. Prints a line per offence and exits
+with 1 if there is one.
 
 Instructions of sm_75 and later have 16 bytes: bits 0–11 are the opcode, bits 73–75 of a memory access its width. The
 encodings below are not documented, so they are first tried on probes that the same nvcc compiles. The library must be
@@ -143,10 +144,9 @@ def offences(kernel: Kernel) -> Iterator[str]:
     maps = "summarize_tiles" not in name and "LogSumExpRows" not in name and "CrossEntropyForward" not in name
     if maps and not count["STG.128"]:
         yield "no store of 128 bits"
-    if "warp_per_row" in name and "SoftmaxForwardIffEEEEffLi1E" in name and "LogSoftmax" not in name and "Lb1E" in name:
-        # One of the sum, one of the result, and at most one for each of the merges of lanes.
-        elements = 4 * packs
-        if not 2 * elements <= count["EX2"] <= 2 * elements + 5:
+    if re.search("(warp|block)_per_row", name) and "14SoftmaxForwardIff" in name and "Lb1E" in name:
+        elements = packs * (8 if re.search("__half|__nv_bfloat16", name) else 4)
+        if count["EX2"] != 2 * elements:
             yield f"{count['EX2']} exponentials for {elements} elements"
 
 

@@ -29,14 +29,12 @@ SOFTMAX_EXT_HOST_DEVICE CrossEntropyRow<Lane> cross_entropy_row(
 
 template <typename Lane>
 struct CrossEntropyGradient {
-  Lane max;
-  Lane factor;      // dloss / Σ exp(x − max)
-  Lane true_class;  // the gradient of the target's logit
+  ShiftedExponential<Lane> exponential;  // exp(x − max)
+  Lane factor;                           // dloss / Σ exp(x − max)
+  Lane true_class;                       // the gradient of the target's logit
 
   // That of every other logit.
-  SOFTMAX_EXT_HOST_DEVICE Lane other_class(Lane logit) const {
-    return exponential(logit - max) * factor;
-  }
+  SOFTMAX_EXT_HOST_DEVICE Lane other_class(Lane logit) const { return exponential(logit) * factor; }
 };
 
 // `grad` is that of the row's loss. p − 1 is formed without cancellation: near p = 1 the difference
@@ -45,9 +43,10 @@ template <typename Lane>
 SOFTMAX_EXT_HOST_DEVICE CrossEntropyGradient<Lane> cross_entropy_gradient(
     Lane max, Lane log_sum, Lane grad, Lane target_logit) {
   return {
-      max,
+      {max, Lane(1)},
       exponential(-log_sum) * grad,
-      exponential_minus_1((target_logit - max) - log_sum) * grad};
+      exponential_minus_1((target_logit - max) - log_sum) * grad
+  };
 }
 
 }  // namespace softmax_ext

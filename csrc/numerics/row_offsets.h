@@ -19,6 +19,7 @@ struct RowOffsets {
 
   SOFTMAX_EXT_HOST_DEVICE int64_t operator[](int64_t row) const {
     int64_t offset = 0;
+    SOFTMAX_EXT_NO_UNROLL
     for (int i = 0; i + 1 < dims; ++i) {
       offset += row % sizes[i] * strides[i];
       row /= sizes[i];

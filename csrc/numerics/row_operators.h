@@ -11,6 +11,14 @@
 //   constants(summary)                   what the map needs to know of the whole row
 //   map(element, constants)              the output at one column
 //
+// Where a part of a row is held as a whole, a summary is Σ of one term per element. With kHasMax
+// terms are measured from the part's maximum, and can be kept for the map:
+//
+//   term(element), term(element, max)    what is summed
+//   summary_of(max, sum, maxima)         the summary, where `maxima` elements are the maximum
+//   map_term(term, constants)            the output; only with kMapsTerms
+//   rescaled(constants, factor)          constants for terms that are 1 / factor times as large
+//
 // | operator           | element | summary          | each element becomes             |
 // | ------------------ | ------- | ---------------- | -------------------------------- |
 // | softmax            | x       | SoftmaxSummary   | exp((x − max)/T) / sum           |
@@ -28,11 +36,14 @@
 
 namespace softmax_ext {
 
-template <typename Lane, typename Total>
+// leaves_out_maxima: whether sums keep what is lost beside the maximum's own 1 (SoftmaxSummary).
+template <typename Lane, typename Total, bool leaves_out_maxima = true>
 struct OverLogits {
   using Element = Lane;
   using Output = Lane;
   using Summary = SoftmaxSummary<Lane, Total>;
+  static constexpr bool kHasMax = true;
+  static constexpr bool kLeavesOutMaxima = leaves_out_maxima;
 
   Lane scale;
 
@@ -45,6 +56,17 @@ struct OverLogits {
   SOFTMAX_EXT_HOST_DEVICE Summary merge(Summary a, Summary b) const {
     return softmax_ext::merge(a, b, scale);
   }
+  template <int offset>
+  SOFTMAX_EXT_HOST_DEVICE ShiftedExponential<Lane, offset> terms_from(Lane max) const {
+    return {max, scale};
+  }
+  SOFTMAX_EXT_HOST_DEVICE Lane term(Lane logit, Lane max) const {
+    return exponential(scaled_distance(logit, max, scale));
+  }
+  SOFTMAX_EXT_HOST_DEVICE static Summary summary_of(Lane max, Total sum, Total maxima) {
+    const Total others = leaves_out_maxima && max != -kInfinity<Lane> ? maxima - 1 : Total(-1);
+    return {max, sum + others};
+  }
 
   // A row without probabilities, by its logits or by an invalid temperature.
   SOFTMAX_EXT_HOST_DEVICE bool is_undefined(Summary summary) const {
@@ -53,9 +75,10 @@ struct OverLogits {
 };
 
 template <typename Lane, typename Total = Lane>
-struct SoftmaxForward : OverLogits<Lane, Total> {
-  using typename OverLogits<Lane, Total>::Summary;
-  using OverLogits<Lane, Total>::scale;
+struct SoftmaxForward : OverLogits<Lane, Total, false> {
+  using typename OverLogits<Lane, Total, false>::Summary;
+  using OverLogits<Lane, Total, false>::scale;
+  static constexpr bool kMapsTerms = true;
 
   struct Constants {
     Lane max;
@@ -68,12 +91,19 @@ struct SoftmaxForward : OverLogits<Lane, Total> {
   SOFTMAX_EXT_HOST_DEVICE Lane map(Lane logit, Constants row) const {
     return exponential(scaled_distance(logit, row.max, scale)) * row.inverse_sum;
   }
+  SOFTMAX_EXT_HOST_DEVICE static Lane map_term(Lane term, Constants row) {
+    return term * row.inverse_sum;
+  }
+  SOFTMAX_EXT_HOST_DEVICE static Constants rescaled(Constants row, Lane factor) {
+    return {row.max, row.inverse_sum * factor};
+  }
 };
 
 template <typename Lane, typename Total = Lane>
 struct LogSoftmaxForward : OverLogits<Lane, Total> {
   using typename OverLogits<Lane, Total>::Summary;
   using OverLogits<Lane, Total>::scale;
+  static constexpr bool kMapsTerms = false;
 
   struct Constants {
     Lane max;
@@ -102,9 +132,10 @@ struct LogSumExpForward : OverLogits<Lane, Total> {
 };
 
 template <typename Lane, typename Total = Lane>
-struct LogSumExpBackward : OverLogits<Lane, Total> {
-  using typename OverLogits<Lane, Total>::Summary;
-  using OverLogits<Lane, Total>::scale;
+struct LogSumExpBackward : OverLogits<Lane, Total, false> {
+  using typename OverLogits<Lane, Total, false>::Summary;
+  using OverLogits<Lane, Total, false>::scale;
+  static constexpr bool kMapsTerms = true;
 
   Lane grad;  // of the row's log-sum-exp
 
@@ -126,6 +157,12 @@ struct LogSumExpBackward : OverLogits<Lane, Total> {
   SOFTMAX_EXT_HOST_DEVICE Lane map(Lane logit, Constants row) const {
     return exponential(scaled_distance(logit, row.max, scale)) * row.factor;
   }
+  SOFTMAX_EXT_HOST_DEVICE static Lane map_term(Lane term, Constants row) {
+    return term * row.factor;
+  }
+  SOFTMAX_EXT_HOST_DEVICE static Constants rescaled(Constants row, Lane factor) {
+    return {row.max, row.factor * factor};
+  }
 };
 
 // A gradient and the forward output at one column.
@@ -141,6 +178,8 @@ struct OverGradients {
   using Output = Lane;
   using Summary = Total;
   using Constants = Lane;
+  static constexpr bool kHasMax = false;
+  static constexpr bool kMapsTerms = false;
 
   Lane scale;
 
@@ -165,6 +204,9 @@ struct SoftmaxBackward : OverGradients<Lane, Total> {
     }
     return dot;
   }
+  SOFTMAX_EXT_HOST_DEVICE static Lane term(Element element) {
+    return element.grad * element.output;
+  }
   SOFTMAX_EXT_HOST_DEVICE Lane map(Element element, Lane dot) const {
     return element.output * (element.grad - dot) * gradient_scale(scale);
   }
@@ -182,6 +224,7 @@ struct LogSoftmaxBackward : OverGradients<Lane, Total> {
     for (int i = 0; i < count; ++i) sum += Total(Element(elements[i]).grad);
     return sum;
   }
+  SOFTMAX_EXT_HOST_DEVICE static Lane term(Element element) { return element.grad; }
   SOFTMAX_EXT_HOST_DEVICE Lane map(Element element, Lane sum) const {
     return (element.grad - exponential(element.output) * sum) * gradient_scale(scale);
   }

@@ -78,8 +78,8 @@ def test_5_plain_python_numpy_and_the_operator_agree():
     ours = probabilities(LAYERS)
     # The lesson prints 0.6439, 0.2896, 0.0466, 0.0155, 0.0044, which is the softmax of these logits at no temperature.
     assert [round(p, 4) for p in ours.tolist()] == [0.5844, 0.2626, 0.1068, 0.0355, 0.0107]
-    np.testing.assert_allclose(ours.numpy(), in_python, rtol=4e-16)
-    np.testing.assert_allclose(ours.numpy(), in_numpy, rtol=4e-16)
+    np.testing.assert_allclose(ours.cpu().numpy(), in_python, rtol=4e-16)
+    np.testing.assert_allclose(ours.cpu().numpy(), in_numpy, rtol=4e-16)
 
 
 def test_7_the_unshifted_formula_breaks_where_the_operator_does_not():

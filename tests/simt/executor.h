@@ -28,10 +28,9 @@ struct Options {
   unsigned seed = 1;  // of Order::random
   int64_t edge = 0;   // if not 0, only the first and the last `edge` clusters run
 
-  // What the device says of itself. cuda/launch.cuh asks for resident_blocks once per kernel and
-  // device below 64.
+  // What the device says of itself. Its grids are small, so that blocks take several shares of work.
   int device = 0;
-  int resident_blocks = 6;
+  int largest_grid = 6;
   int multiprocessors = 4;
   bool has_clusters = true;
 };

@@ -1,6 +1,7 @@
 #pragma once
 // Results must not depend on the order in which threads run.
 
+#include <cstdint>
 #include <cstring>
 #include <vector>
 
@@ -9,6 +10,18 @@
 #endif
 
 namespace softmax_ext::simt {
+
+#if defined(__CUDACC__)
+// Of the executor. A device is what it is, and takes none.
+struct Options {
+  int64_t edge;
+  int device;
+  int largest_grid;
+  int multiprocessors;
+  bool has_clusters;
+};
+inline Options options;
+#endif
 
 // run() makes its own buffers, launches, and returns a vector. Returns that of the first order;
 // throws Error if another order gives other bits. On a device it runs once.

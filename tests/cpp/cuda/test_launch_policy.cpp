@@ -1,8 +1,8 @@
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cstdint>
 #include <set>
+#include <span>
 #include <vector>
 
 #include "cuda/launch_policy.h"
@@ -19,73 +19,60 @@ constexpr LaunchConditions with(auto change) {
   return conditions;
 }
 
-Mapping chosen(Pass pass, int64_t packs, const LaunchConditions& conditions) {
-  return policies_of(pass)[choose_policy(policies_of(pass), packs, conditions)].mapping;
+Mapping chosen(int64_t packs, const LaunchConditions& conditions) {
+  return kPolicies[choose_policy(packs, conditions)].mapping;
 }
 
-// The last bound of the rows that a block or a cluster keeps.
-int64_t longest(Pass pass, Mapping mapping) {
+// The last bound of the rows that a block keeps.
+int64_t longest_of_a_block() {
   int64_t packs = 0;
-  for (const LaunchPolicy& policy : policies_of(pass))
-    if (policy.mapping == mapping) packs = policy.max_packs;
+  for (const LaunchPolicy& policy : kPolicies)
+    if (policy.mapping == Mapping::block_per_row) packs = policy.max_packs;
   return packs;
 }
 
-TEST(LaunchPolicy, EveryRowOfATableIsReachable) {
-  for (const Pass pass : kPasses) {
-    const auto table = policies_of(pass);
-    std::set<std::size_t> reached{
-        choose_policy(table, kAnyLength, kUsual),
-        choose_policy(
-            table, kAnyLength, with([](LaunchConditions& c) { c.row_count_splits = true; }))};
-    for (const LaunchPolicy& policy : table)
-      if (policy.max_packs != kAnyLength)
-        reached.insert(choose_policy(table, policy.max_packs, kUsual));
-    EXPECT_EQ(reached.size(), table.size());
-  }
+TEST(LaunchPolicy, EveryRowOfTheTableIsReachable) {
+  std::set<std::size_t> reached{
+      choose_policy(kAnyLength, kUsual),
+      choose_policy(kAnyLength, with([](LaunchConditions& c) { c.row_count_splits = true; }))};
+  for (const LaunchPolicy& policy : kPolicies)
+    if (policy.max_packs != kAnyLength) reached.insert(choose_policy(policy.max_packs, kUsual));
+  EXPECT_EQ(reached.size(), kPolicies.size());
 }
 
 TEST(LaunchPolicy, BoundsAreInclusive) {
-  for (const Pass pass : kPasses) {
-    const auto table = policies_of(pass);
-    for (std::size_t i = 0; table[i].max_packs != kAnyLength; ++i) {
-      EXPECT_EQ(choose_policy(table, table[i].max_packs, kUsual), i);
-      EXPECT_EQ(choose_policy(table, table[i].max_packs + 1, kUsual), i + 1);
-    }
+  for (std::size_t i = 0; kPolicies[i].max_packs != kAnyLength; ++i) {
+    EXPECT_EQ(choose_policy(kPolicies[i].max_packs, kUsual), i);
+    EXPECT_EQ(choose_policy(kPolicies[i].max_packs + 1, kUsual), i + 1);
   }
 }
 
 TEST(LaunchPolicy, AChosenMappingHoldsTheRow) {
-  for (const Pass pass : kPasses)
-    for (int64_t packs = 1; packs < 20000; packs += packs < 300 ? 1 : 97) {
-      const LaunchPolicy policy =
-          policies_of(pass)[choose_policy(policies_of(pass), packs, kUsual)];
-      if (policy.max_packs == kAnyLength) continue;
-      EXPECT_GE(policy.threads_per_row * policy.packs_per_thread * policy.blocks_per_row, packs);
-    }
-}
-
-TEST(LaunchPolicy, WithoutClustersALongRowIsReadTwice) {
-  for (const Pass pass : kPasses) {
-    const int64_t packs = longest(pass, Mapping::block_per_row) + 1;
-    EXPECT_EQ(chosen(pass, packs, kUsual), Mapping::cluster_per_row);
-    EXPECT_EQ(
-        chosen(pass, packs, with([](LaunchConditions& c) { c.has_clusters = false; })),
-        Mapping::reread_row);
+  for (int64_t packs = 1; packs < 20000; packs += packs < 300 ? 1 : 97) {
+    const LaunchPolicy policy = kPolicies[choose_policy(packs, kUsual)];
+    if (policy.max_packs == kAnyLength) continue;
+    EXPECT_GE(policy.threads_per_row * policy.packs_per_thread * policy.blocks_per_row, packs);
   }
 }
 
-TEST(LaunchPolicy, ARowThatIsNeededOnceTakesNoCluster) {
-  const int64_t packs = longest(Pass::forward, Mapping::block_per_row) + 1;
+TEST(LaunchPolicy, WithoutClustersALongRowIsReadTwice) {
+  const int64_t packs = longest_of_a_block() + 1;
+  EXPECT_EQ(chosen(packs, kUsual), Mapping::cluster_per_row);
   EXPECT_EQ(
-      chosen(Pass::forward, packs, with([](LaunchConditions& c) { c.keeps_rows = false; })),
+      chosen(packs, with([](LaunchConditions& c) { c.has_clusters = false; })),
+      Mapping::reread_row);
+}
+
+TEST(LaunchPolicy, ARowThatIsNeededOnceTakesNoCluster) {
+  EXPECT_EQ(
+      chosen(longest_of_a_block() + 1, with([](LaunchConditions& c) { c.keeps_rows = false; })),
       Mapping::reread_row);
 }
 
 TEST(LaunchPolicy, AMapWithoutASummaryTakesTilesOfAnyLongRow) {
   for (const bool splits : {false, true})
     EXPECT_EQ(
-        chosen(Pass::forward, kAnyLength, with([=](LaunchConditions& c) {
+        chosen(kAnyLength, with([=](LaunchConditions& c) {
                  c.reduces = c.keeps_rows = false;
                  c.row_count_splits = splits;
                })),
@@ -95,43 +82,41 @@ TEST(LaunchPolicy, AMapWithoutASummaryTakesTilesOfAnyLongRow) {
 // Only this may depend on the number of rows: the two have the same tiles.
 TEST(LaunchPolicy, FewRowsAreSplitOnlyWhereTheyWouldBeReadTwice) {
   const auto few = with([](LaunchConditions& c) { c.row_count_splits = true; });
-  for (const Pass pass : kPasses)
-    for (const LaunchPolicy& policy : policies_of(pass)) {
-      const Mapping many = chosen(pass, policy.max_packs, kUsual);
-      const Mapping split = chosen(pass, policy.max_packs, few);
-      EXPECT_EQ(split, many == Mapping::reread_row ? Mapping::split_row : many);
-    }
+  for (const LaunchPolicy& policy : kPolicies) {
+    const Mapping many = chosen(policy.max_packs, kUsual);
+    const Mapping split = chosen(policy.max_packs, few);
+    EXPECT_EQ(split, many == Mapping::reread_row ? Mapping::split_row : many);
+  }
   EXPECT_TRUE(row_count_splits(131, 132));
   EXPECT_FALSE(row_count_splits(132, 132));
 }
 
-TEST(LaunchPolicy, ALaneIsNeverLeftWithMoreThanThreeQuartersOfItsPacksUnused) {
-  for (const Pass pass : kPasses) {
-    const auto table = policies_of(pass);
-    for (std::size_t i = 1; table[i].max_packs != kAnyLength; ++i)
-      EXPECT_LE(table[i].max_packs, 4 * table[i - 1].max_packs);
-  }
+// Packs that nobody has cost little, but not nothing.
+TEST(LaunchPolicy, NoRowUsesLessThanHalfOfWhatItsThreadsHold) {
+  for (std::size_t i = 1; kPolicies[i].max_packs != kAnyLength; ++i)
+    EXPECT_LE(kPolicies[i].max_packs, 2 * kPolicies[i - 1].max_packs);
 }
 
-TEST(LaunchPolicy, ASlabIsForShortRowsOfSmallElements) {
-  EXPECT_TRUE(fits_slab(1, 8));
-  EXPECT_TRUE(fits_slab(32, 4));
-  EXPECT_FALSE(fits_slab(33, 2));
-  EXPECT_TRUE(fits_slab(16, 8));
-  EXPECT_FALSE(fits_slab(17, 8));
+TEST(LaunchPolicy, ASlabIsForShortRowsThatAreNoWholePacks) {
+  EXPECT_TRUE(fits_slab(1, 8, 2));
+  EXPECT_TRUE(fits_slab(31, 4, 4));
+  EXPECT_FALSE(fits_slab(32, 4, 4));
+  EXPECT_FALSE(fits_slab(33, 2, 8));
+  EXPECT_TRUE(fits_slab(15, 8, 2));
+  EXPECT_FALSE(fits_slab(17, 8, 2));
 }
 
 TEST(LaunchPolicy, ARowOfTheTableReachesTheBodyAsAType) {
-  for (std::size_t i = 0; i < kForwardPolicies.size(); ++i) {
+  for (std::size_t i = 0; i < kPolicies.size(); ++i) {
     int calls = 0;
-    const int64_t packs = with_policy<Pass::forward, int64_t>(i, [&]<typename Policy>() {
+    const int64_t packs = with_policy<int64_t>(i, [&]<typename Policy>() {
       ++calls;
-      EXPECT_EQ(Policy::Shape::kThreads, kForwardPolicies[i].threads_per_block);
-      EXPECT_EQ(Policy::Shape::kThreadsPerRow, kForwardPolicies[i].threads_per_row);
-      EXPECT_EQ(Policy::Shape::kPacks, kForwardPolicies[i].packs_per_thread);
+      EXPECT_EQ(Policy::Shape::kThreads, kPolicies[i].threads_per_block);
+      EXPECT_EQ(Policy::Shape::kThreadsPerRow, kPolicies[i].threads_per_row);
+      EXPECT_EQ(Policy::Shape::kPacks, kPolicies[i].packs_per_thread);
       return Policy::kValue.max_packs;
     });
-    EXPECT_EQ(packs, kForwardPolicies[i].max_packs);
+    EXPECT_EQ(packs, kPolicies[i].max_packs);
     EXPECT_EQ(calls, 1);
   }
 }

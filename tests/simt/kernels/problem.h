@@ -190,28 +190,42 @@ std::vector<double> reference_probs(const T* logits, int64_t length) {
   return probs;
 }
 
-// The lengths on both sides of every bound of a pass's table, and those of slabs.
+// The lengths on both sides of every bound of the launch policy, and those of slabs.
 template <typename T>
-std::vector<int64_t> lengths_at_bounds(Pass pass, int64_t longest) {
+std::vector<int64_t> lengths_at_bounds(int64_t longest) {
   constexpr int kPack = kVectorElements<T>;
   std::vector<int64_t> lengths{1, 2, 3, 31, kMaxSlabLength, kMaxSlabLength + 1};
-  for (const LaunchPolicy& policy : policies_of(pass)) {
+  for (const LaunchPolicy& policy : kPolicies) {
     const int64_t bound = policy.max_packs;
     if (bound == kAnyLength || bound * kPack > longest) continue;
-    // The longest row that has the bound's number of packs whichever its alignment, its neighbours,
-    // and the longest of whole packs.
-    const int64_t longest_odd = (bound - 2) * kPack + 1;
+    // Rows of one pack less or more, and those that end within the last one.
     for (const int64_t length :
-         {longest_odd, longest_odd + 1, bound * kPack - 1, bound * kPack, bound * kPack + 1})
+         {(bound - 1) * kPack,
+          (bound - 1) * kPack + 1,
+          bound * kPack - 1,
+          bound * kPack,
+          bound * kPack + 1})
       if (length > 0) lengths.push_back(length);
   }
   return lengths;
 }
 
+#if defined(__CUDACC__)
+inline constexpr bool kOnDevice = true;
+#else
+inline constexpr bool kOnDevice = false;
+#endif
+
+// How many rows a test takes: a few, or on a device more than it has multiprocessors.
+constexpr int64_t rows_of(int64_t length) {
+  const int64_t few = length > 4000 ? 2 : 5;
+  return kOnDevice ? 150 + few : few;
+}
+
 // Options for the time of a test.
 class KernelTest : public testing::Test {
  public:
-  // The ways that a long row can go: a cluster, a loop over tiles, split tiles.
+  // The ways that a long row can go: a cluster, a loop over tiles, split tiles. A device knows one.
   static std::vector<simt::Options> long_row_mappings() {
     std::vector<simt::Options> mappings(3);
     mappings[0].multiprocessors = 1;  // never fewer rows than those: nothing is split

@@ -17,16 +17,13 @@ class Pitfall : public KernelTest {
   // buffer they touch little.
   static void run_first_and_last(int64_t blocks) {
     simt::options.edge = blocks;
-    use_resident_blocks(1 << 30);
+    limit_grid_to(1 << 30);
   }
-  static void use_resident_blocks(int blocks) {
-    simt::options.resident_blocks = blocks;
-    simt::options.device = 64;  // beyond the devices whose resident blocks are remembered
-  }
+  static void limit_grid_to(int blocks) { simt::options.largest_grid = blocks; }
 };
 
 // One length for each mapping of rows: slab, part of a warp, warp, block, cluster.
-const int64_t kLengths[] = {20, 60, 500, 5000, 20000};
+const int64_t kLengths[] = {21, 60, 500, 5000, 20000};
 
 // How many elements a buffer needs that costs memory only where it is touched.
 template <typename T>
@@ -445,7 +442,7 @@ TEST_F(Pitfall, MoreRowsThanBlocksReuseSharedMemoryAndClusters) {
       const int64_t rows = std::clamp<int64_t>(6000 / length, 5, 300);
       SCOPED_TRACE(trace<float>(length, rows));
       simt::options = mapping;
-      use_resident_blocks(2);
+      limit_grid_to(2);
       const auto logits = normal_values<float>(rows * length);
       const auto grads = normal_values<float>(rows * length, 1, 1);
       const auto probs = simt::in_every_order([&] { return softmax(logits, rows, length); });
@@ -473,7 +470,7 @@ TEST_F(Pitfall, MoreRowsThanBlocksReuseSharedMemoryAndClusters) {
 }
 
 TEST_F(Pitfall, MoreTilesThanBlocksReuseSharedMemoryAlongADimThatIsNotLast) {
-  use_resident_blocks(2);
+  limit_grid_to(2);
   for (const int64_t length : {20, 300}) {
     const int64_t inner = 200;
     const auto rows = normal_values<float>(inner * length);
@@ -490,7 +487,7 @@ TEST_F(Pitfall, MoreTilesThanBlocksReuseSharedMemoryAlongADimThatIsNotLast) {
 }
 
 TEST_F(Pitfall, MoreGroupsOfLossesThanBlocksReuseSharedMemory) {
-  use_resident_blocks(2);
+  limit_grid_to(2);
   const int64_t groups = 7;
   const int64_t rows = 600;
   auto losses = normal_values<float>(groups * rows);

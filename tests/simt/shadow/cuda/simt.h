@@ -79,12 +79,7 @@ inline cudaError_t current_device(int* device) {
   return cudaSuccess;
 }
 
-template <typename... Parameters>
-cudaError_t resident_blocks(
-    void (*kernel)(Parameters...), int threads_per_block, int device, int* blocks) {
-  *blocks = options.resident_blocks;
-  return cudaSuccess;
-}
+inline int64_t largest_grid() { return options.largest_grid; }
 
 inline cudaError_t multiprocessors(int device, int* count) {
   *count = options.multiprocessors;
