@@ -1,6 +1,7 @@
 # make install   virtual environment in .venv with torch, this package and what its demo and tests need
 # make demo      installs, then trains a classifier and shows what the operators do in it
 # make test      C++ tests and Python tests
+# make gpu-check STAGE=test|sanitize|bench   the same on a GPU, with sanitizers, and beside torch
 #
 # Variables: PYTHON, VENV, TORCH (what pip installs), JOBS, SOFTMAX_EXT_CUDA (auto, 1 or 0), SOFTMAX_EXT_ARCHS.
 
@@ -27,7 +28,7 @@ sources := $(shell find csrc cuda cmake python tools -type f \
   -not -path '*/__pycache__/*' -not -path '*.egg-info/*' -not -path 'python/softmax_ext/[ils]*/*')
 package_sources := CMakeLists.txt README.md pyproject.toml setup.py $(sources)
 
-.PHONY: install demo test test-cpp test-python test-kernels test-wheel test-newest lint format bench-calls clean
+.PHONY: install demo test test-cpp test-python test-kernels test-wheel test-newest lint format gpu-check bench-calls clean
 .NOTPARALLEL:
 
 install: $(VENV)/.installed
@@ -83,6 +84,11 @@ format: $(VENV)/.lint
 	ruff format
 	ruff check --fix
 	ruff format
+
+# On a machine with a GPU; needs no network and no virtual environment, but a PYTHON with torch and pytest.
+STAGE ?= test sanitize bench
+gpu-check:
+	$(PYTHON) tools/gpu_check.py $(STAGE)
 
 bench-calls: install
 	$(bin)/python -m benchmarks.calls

@@ -1,8 +1,13 @@
-# GoogleTest: the system's, or else its release, built here.
+# GoogleTest: the system's, or else its release, built here. Sets with_googletest.
 
+set(SOFTMAX_EXT_GOOGLETEST 1 CACHE STRING "GoogleTest: 1, or auto = only if it is installed, else without C++ tests")
 include(GoogleTest)
 find_package(GTest QUIET)
-if(NOT GTest_FOUND)
+set(with_googletest ON CACHE INTERNAL "")
+if(NOT GTest_FOUND AND SOFTMAX_EXT_GOOGLETEST STREQUAL auto)
+  set(with_googletest OFF CACHE INTERNAL "")
+  message(STATUS "softmax_ext: NO C++ TESTS (no GoogleTest; set GTest_ROOT)")
+elseif(NOT GTest_FOUND)
   include(FetchContent)
   set(INSTALL_GTEST OFF)
   FetchContent_Declare(
