@@ -15,7 +15,6 @@
 #include <sys/mman.h>
 
 #include "tests/simt/executor.h"
-#include "tests/simt/memory_observer.h"
 #endif
 
 namespace softmax_ext::simt {
@@ -52,9 +51,9 @@ class Buffer {
 
 #if !defined(__CUDACC__)
   // Bytes that kernels moved, if has_race_checker(): since the last reset, and in the last launch.
-  Traffic traffic() const { return observer().traffic(base_); }
-  Traffic traffic_of_last_launch() const { return observer().traffic_of_last_launch(base_); }
-  void reset_traffic() { observer().traffic(base_) = {}; }
+  Traffic traffic() const { return counted(false); }
+  Traffic traffic_of_last_launch() const { return counted(true); }
+  void reset_traffic() { counted(false) = {}; }
 #endif
 
  private:
@@ -73,9 +72,9 @@ class Buffer {
     check(cudaMemcpy(target, source, count * sizeof(T), cudaMemcpyDefault));
   }
 #else
-  static const MemoryObserver& observer() {
-    if (!memory_observer) throw std::logic_error("only the race build counts traffic");
-    return *memory_observer;
+  Traffic& counted(bool of_last_launch) const {
+    if (!has_race_checker()) throw std::logic_error("only the race build counts traffic");
+    return race::traffic(base_, of_last_launch);
   }
   void allocate() {
     if (is_sparse()) {
@@ -86,10 +85,10 @@ class Buffer {
       if (posix_memalign(&base_, 256, bytes()) != 0) throw std::bad_alloc();
       std::memset(base_, 0xff, bytes());
     }
-    if (memory_observer) memory_observer->add_global(base_, bytes(), shift_ * sizeof(T));
+    if (race::add) race::add(base_, bytes(), shift_ * sizeof(T), nullptr);
   }
   void release() {
-    if (memory_observer) memory_observer->remove(base_);
+    if (race::remove) race::remove(base_);
     if (is_sparse())
       munmap(base_, bytes());
     else

@@ -12,6 +12,8 @@
 #include "tests/simt/orders.h"
 #include "tests/simt/reports.h"
 
+extern "C" __attribute__((weak)) void __asan_init();
+
 namespace softmax_ext::simt {
 namespace {
 
@@ -118,7 +120,7 @@ __global__ void require_less(int bound) {
 
 TEST_F(Launch, ReportsARequirementThatDoesNotHold) {
   launch_blocks(require_less, 1, 64, 64);
-  EXPECT_TRUE(reports("thread 40 of block 0: too many threads, at test_executor.cpp:[0-9]+$", [] {
+  EXPECT_TRUE(reports("thread 40 of block 0: too many threads, at test_executor.cpp:[0-9:]+$", [] {
     launch_blocks(require_less, 1, 64, 40);
   }));
 }
@@ -199,16 +201,17 @@ __global__ void exchange_at_two_places(uint32_t* target) {
 
 TEST_F(Warp, ReportsBothPlacesOfADivergentExchange) {
   const Buffer<uint32_t> target(32);
-  const std::string call = "shuffle_xor of lanes 0xffffffff at test_executor.cpp:[0-9]+";
+  const std::string call = "wait in shuffle_xor of lanes 0xffffffff at test_executor.cpp:[0-9:]+";
   EXPECT_TRUE(reports(
-      "divergence: thread 0 of block 0 waits in " + call + ", thread 10 of block 0 in " + call,
+      "deadlock:\n  10 threads, the first of them thread 0 of block 0, " + call +
+          "\n  22 threads, the first of them thread 10 of block 0, " + call + "$",
       [&] { launch_blocks(exchange_at_two_places, 1, 32, target.data()); }));
 }
 
 // With masks, which cuda/simt.h does not offer yet.
 uint32_t exchange_in(uint32_t mask, uint32_t word, int source_lane) {
   return executor::wait_in(
-      {executor::Scope::warp, false, "exchange", Where::current(), mask}, word, source_lane);
+      {executor::of_warp, false, "exchange", Where::current(), word, source_lane, mask});
 }
 
 __global__ void exchange_in_halves(uint32_t* target) {
@@ -240,7 +243,7 @@ TEST_F(Warp, ReportsMasksThatDiffer) {
     options.order = Order::reverse;
     launch_blocks(exchange_outside_the_mask, 1, 32);
   }));
-  EXPECT_TRUE(reports("takes the word|divergence.*0xffffffff.*0xffff0000", [] {
+  EXPECT_TRUE(reports("thread 0 of block 0 takes the word of lane 16, which has exited", [] {
     options.order = Order::forward;
     launch_blocks(exchange_in_two_masks, 1, 32);
   }));
@@ -272,11 +275,17 @@ __global__ void wait_at_two_places() {
     sync_block();
 }
 
+__global__ void wait_at_two_places_of_a_line() {
+  thread_index() < 32 ? sync_block() : sync_block();
+}
+
 TEST_F(Block, ReportsBothPlacesOfADivergentBarrier) {
-  const std::string call = "sync_block at test_executor.cpp:[0-9]+";
-  EXPECT_TRUE(reports(
-      "divergence: thread 0 of block 0 waits in " + call + ", thread 32 of block 0 in " + call,
-      [] { launch_blocks(wait_at_two_places, 1, 64); }));
+  const std::string call = "wait in sync_block at test_executor.cpp:[0-9:]+";
+  const std::string report = "deadlock:\n  32 threads, the first of them thread 0 of block 0, " +
+                             call + "\n  32 threads, the first of them thread 32 of block 0, " +
+                             call + "$";
+  EXPECT_TRUE(reports(report, [] { launch_blocks(wait_at_two_places, 1, 64); }));
+  EXPECT_TRUE(reports(report, [] { launch_blocks(wait_at_two_places_of_a_line, 1, 64); }));
 }
 
 __global__ void wait_for_different_things() {
@@ -316,12 +325,31 @@ TEST_F(Cluster, ReadsTheSharedMemoryOfPeers) {
 
 TEST_F(Cluster, ReportsAPeerThatHasExited) {
   const Buffer<int> target(4 * 64);
-  EXPECT_TRUE(reports("the peer block has exited|which exits, and nothing orders", [&] {
-    launch_clusters(read_peers, 4, 64, 4, target.data(), false, 1);
-  }));
+  EXPECT_TRUE(reports(
+      "the peer block has exited, at test_executor|of block [0-3] exits, and nothing orders",
+      [&] { launch_clusters(read_peers, 4, 64, 4, target.data(), false, 1); }));
   EXPECT_TRUE(reports("there is no peer block of that rank", [&] {
     launch_clusters(read_peers, 2, 64, 2, target.data(), true, 3);
   }));
+}
+
+__global__ void read_peer_that_has_exited(int* target) {
+  shared<int>() = cluster_rank();
+  sync_cluster();
+  const int& word = peer_shared(shared<int>(), 1 - cluster_rank());
+  sync_cluster();
+  if (cluster_rank() == 0) *target = word;
+}
+
+TEST_F(Cluster, ReportsAReadOfAPeerThatHasExited) {
+  const Buffer<int> target(1);
+  const auto run = [&] { launch_clusters(read_peer_that_has_exited, 2, 1, 2, target.data()); };
+  options.order = Order::reverse;
+  if (has_race_checker())
+    EXPECT_TRUE(
+        reports("shared memory at byte 0 is of a block that has exited: thread 0 .*0", run));
+  else if (__asan_init)
+    EXPECT_DEATH(run(), "use-after-poison.*test_executor.cpp");
 }
 
 __global__ void read_peer_of_a_local() {
@@ -374,6 +402,22 @@ TEST_F(Shared, HasAsMuchAsPtxasAllows) {
   EXPECT_TRUE(reports("has 49153 bytes of shared memory, more than 49152", [] {
     launch_blocks(use_shared<(48 << 10) - 7>, 1, 1);
   }));
+}
+
+__global__ void store_vectors(uint4* target, int rank_of_shared) {
+  uint4(&words)[2] = shared<uint4[2]>();
+  store_vector(cluster_rank() == rank_of_shared ? &words[1] : target + block_index(), {1, 2, 3, 4});
+}
+
+TEST_F(Shared, IsNoTargetOfStoreVector) {
+  const Buffer<uint4> target(2);
+  const auto run = [&](int rank) { launch_clusters(store_vectors, 2, 1, 2, target.data(), rank); };
+  run(-1);
+  EXPECT_EQ(target.read()[1].w, 4u);
+  EXPECT_TRUE(reports(
+      "thread 0 of block 0: the target of a store_vector is shared memory, at test_executor.cpp",
+      [&] { run(0); }));
+  EXPECT_TRUE(reports("thread 0 of block 1: the target of a store_vector", [&] { run(1); }));
 }
 
 std::vector<int> visited;

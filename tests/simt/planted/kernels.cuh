@@ -1,5 +1,6 @@
 #pragma once
-// Sums of rows, in four ways, each with bugs to choose from. With Bug::none they are right.
+// Sums of rows, in four ways, and a copy, each with bugs to choose from. With Bug::none they are
+// right.
 
 #include <cstdint>
 
@@ -26,6 +27,7 @@ enum class Bug {
   no_last_cluster_barrier,
   storage_used_again,
   result_of_another_thread,
+  vector_store_to_shared,
 };
 
 inline constexpr int kWarps = 2;
@@ -111,6 +113,20 @@ __global__ void divide_by_sum(float* parts, const float* rows) {
   if (thread_index() == 0) require(count == kThreads, "a thread is missing");
   sync_block();
   parts[i] = rows[i] / (bug == Bug::result_of_another_thread ? sum : total);
+}
+
+// A block per row, whose packs, one per thread, it writes in reverse.
+template <Bug bug>
+__global__ void reverse_packs(uint4* target, const uint4* rows) {
+  uint4(&packs)[kThreads] = shared<uint4[kThreads]>();
+  const int64_t row = block_index() * kThreads;
+  const uint4 pack = rows[row + thread_index()];
+  if (bug == Bug::vector_store_to_shared)
+    store_vector(&packs[thread_index()], pack);
+  else
+    packs[thread_index()] = pack;
+  sync_block();
+  store_vector(&target[row + thread_index()], packs[kThreads - 1 - thread_index()]);
 }
 
 }  // namespace softmax_ext::simt::planted

@@ -7,6 +7,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <source_location>
 
@@ -30,48 +31,49 @@ namespace softmax_ext::simt {
 
 using Where = std::source_location;
 
-inline constexpr int kWarpLanes = 32;
-
-inline int thread_index() { return executor::place.thread; }
-inline int64_t block_index() { return executor::place.block; }
-inline int64_t block_count() { return executor::place.blocks; }
+inline int thread_index() { return executor::running->thread; }
+inline int64_t block_index() { return executor::running->block; }
+inline int64_t block_count() { return executor::shape.blocks; }
 
 inline uint32_t shuffle_xor(uint32_t word, int offset, const Where& at = Where::current()) {
-  return executor::wait_in(
-      {executor::Scope::warp, false, "shuffle_xor", at},
-      word,
-      thread_index() % kWarpLanes ^ offset);
+  const int source_lane = thread_index() % kWarpLanes ^ offset;
+  return executor::wait_in({executor::of_warp, false, "shuffle_xor", at, word, source_lane});
 }
 
 inline void sync_warp(const Where& at = Where::current()) {
-  executor::wait_in({executor::Scope::warp, true, "sync_warp", at});
+  executor::wait_in({executor::of_warp, true, "sync_warp", at});
 }
 inline void sync_block(const Where& at = Where::current()) {
-  executor::wait_in({executor::Scope::block, true, "sync_block", at});
+  executor::wait_in({executor::of_block, true, "sync_block", at});
 }
+
+inline int cluster_rank() { return executor::running->rank; }
+inline int cluster_size() { return executor::shape.blocks_per_cluster; }
 
 template <typename T, int tag = 0>
 T& shared() {
+  static_assert(alignof(T) <= alignof(std::max_align_t), "the executor aligns it to 16 bytes");
   static const char key = 0;
-  return *static_cast<T*>(executor::shared_object(&key, sizeof(T)));
+  return *static_cast<T*>(executor::shared_object(cluster_rank(), &key, sizeof(T)));
 }
 
-inline int cluster_rank() { return executor::place.rank; }
-inline int cluster_size() { return executor::place.blocks_per_cluster; }
 inline void sync_cluster(const Where& at = Where::current()) {
-  executor::wait_in({executor::Scope::cluster, true, "sync_cluster", at});
+  executor::wait_in({executor::of_cluster, true, "sync_cluster", at});
 }
 template <typename T>
 const T& peer_shared(const T& mine, int rank, const Where& at = Where::current()) {
   return *static_cast<const T*>(executor::peer_address(&mine, rank, at));
 }
 
-inline void store_vector(uint4* target, const uint4& vector) { *target = vector; }
-
 inline void make_opaque(uint32_t&) {}
 
 inline void require(bool condition, const char* message, const Where& at = Where::current()) {
   if (!condition) executor::fail(message, at);
+}
+
+inline void store_vector(uint4* target, const uint4& vector, const Where& at = Where::current()) {
+  require(!executor::is_shared(target), "the target of a store_vector is shared memory", at);
+  *target = vector;
 }
 
 inline cudaError_t current_device(int* device) {
@@ -118,9 +120,10 @@ template <typename... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), LaunchShape shape, Parameters... arguments) {
   const cudaError_t error = check_shape(shape);
   if (error != cudaSuccess) return error;
-  executor::run(shape.blocks, shape.threads_per_block, shape.blocks_per_cluster, [&] {
-    kernel(arguments...);
-  });
+  const auto [blocks, threads_per_block, blocks_per_cluster, stream] = shape;
+  executor::run(
+      {blocks, static_cast<int>(threads_per_block), static_cast<int>(blocks_per_cluster)},
+      [&] { kernel(arguments...); });
   return cudaSuccess;
 }
 

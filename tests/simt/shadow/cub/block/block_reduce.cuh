@@ -34,10 +34,10 @@ class BlockReduce {
       int valid = kThreads,
       const simt::Where& at = simt::Where::current()) {
     const int thread = simt::thread_index();
-    simt::executor::use_block_storage(kThreads, &storage_.last_use[thread], at);
+    use_storage(thread, at);
     simt::require(0 < valid && valid <= kThreads, "BlockReduce: no such number of threads", at);
     reinterpret_cast<T*>(storage_.values)[thread] = value;
-    simt::executor::wait_in({simt::executor::Scope::block, false, "BlockReduce", at});
+    simt::executor::wait_in({simt::executor::of_block, false, "BlockReduce", at});
     if (thread == 0) return combine(operation, valid);
     std::memset(static_cast<void*>(&value), 0xff, sizeof(T));
     return value;
@@ -48,6 +48,21 @@ class BlockReduce {
   }
 
  private:
+  // Hidden from the race checker, as no kernel has written what it reads first.
+  __attribute__((no_sanitize("thread"), noinline)) void use_storage(
+      int thread, const simt::Where& at) const {
+    namespace executor = simt::executor;
+    const bool is_of_all = executor::shape.threads_per_block == kThreads;
+    simt::require(is_of_all, "a reduction by another number of threads than the block's", at);
+    const auto& groups = executor::running->groups;
+    uint32_t& last_use = storage_.last_use[thread];
+    const bool is_free = last_use == ~0u || last_use < groups[executor::of_block]->ordered_at ||
+                         last_use < groups[executor::of_cluster]->ordered_at;
+    simt::require(
+        is_free, "a TempStorage is used again without a sync_block() since its last use", at);
+    last_use = executor::now;
+  }
+
   // Each warp as a tree, by shuffles down; then the warps, one by one.
   template <typename Operation>
   T combine(Operation operation, int valid) const {
