@@ -63,16 +63,28 @@ struct Part {
 template <int packs, bool is_aligned>
 inline constexpr int kHeldPacks = packs + (is_aligned ? 0 : 1);
 
+// From how many words on, of a row and its terms, a thread of 256 needs more than 128 registers.
+// ptxas takes more of them for 16-bit elements before sm_80 and from sm_100 on, and columns of 64
+// bits take some of their own.
+template <typename In, typename Lane, typename Index>
+inline constexpr int kWideWords = [] {
+#if defined(__CUDA_ARCH__)
+  if (sizeof(In) == 2 && __CUDA_ARCH__ < 800) return 36;
+  if (sizeof(In) == 2 && __CUDA_ARCH__ >= 1000) return 64;
+#endif
+  return sizeof(Lane) == 8 ? 33 : sizeof(Index) == 8 ? 65 : 97;
+}();
+
 // The second launch bound of a kernel. Without one ptxas aims at 64 registers in some instances and
-// spills; with one that is too high it spills too. Columns of 64 bits take registers of their own.
+// spills; with one that is too high it spills too.
 template <typename Shape, bool is_aligned, typename Task, typename Index = int>
 inline constexpr int kBlocksPerMultiprocessor = [] {
+  using In = typename Task::In;
   using Lane = typename Task::Operator::Output;
   constexpr int kElements = kHeldPacks<Shape::kPacks, is_aligned> * Task::kPackElements;
-  constexpr int kHeldWords = Task::kInputs * kElements * sizeof(typename Task::In) / 4;
+  constexpr int kHeldWords = Task::kInputs * kElements * sizeof(In) / 4;
   constexpr int kTermWords = Task::kMapsTerms ? kElements * sizeof(Lane) / 4 : 0;
-  constexpr int kWide = sizeof(Lane) == 8 ? 32 : sizeof(Index) == 8 ? 64 : 96;
-  constexpr bool kIsWide = kHeldWords + kTermWords > kWide;
+  constexpr bool kIsWide = kHeldWords + kTermWords >= kWideWords<In, Lane, Index>;
   return Shape::kThreads > 256 || (Shape::kThreads == 256 && kIsWide) ? 1 : 2;
 }();
 
