@@ -20,8 +20,8 @@ LONGEST = 20_000
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def outputs(device: str) -> dict[str, Tensor]:
-    """By name, dtype and length."""
+def outputs(device: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """By name, dtype and length: what an operator yields, and the largest term that each row of it is made of."""
     generator = torch.Generator().manual_seed(0)
     results = {}
     for dtype in DTYPES:
@@ -40,23 +40,29 @@ def outputs(device: str) -> dict[str, Tensor]:
             for name, value in values.items():
                 upstream = grad if value.shape == grad.shape else grad[:, 0].to(value.dtype)
                 (gradient,) = torch.autograd.grad(value, x, upstream)
-                results[f"{name}, {dtype}, {length}"] = value.detach().cpu()
-                results[f"{name} backward, {dtype}, {length}"] = gradient.cpu()
+                terms = {"softmax": value * upstream, "log_softmax": upstream}.get(name, gradient)
+                results[f"{name}, {dtype}, {length}"] = of_row(value, value)
+                results[f"{name} backward, {dtype}, {length}"] = of_row(gradient, terms)
     return results
 
 
-def compare(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> bool:
-    """Prints a line per operator and dtype: the largest difference, in units of a row's largest element."""
+def of_row(value: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+    """A gradient may be a small difference of large terms, whose errors are those of the terms."""
+    largest = torch.maximum(value.abs().amax(-1, keepdim=True), terms.abs().amax(-1, keepdim=True))
+    return value.detach().cpu(), largest.detach().cpu()
+
+
+def compare(expected: dict[str, tuple[Tensor, Tensor]], actual: dict[str, tuple[Tensor, Tensor]]) -> bool:
+    """Prints a line per operator and dtype: the largest difference, in units of the row's largest term."""
     largest = collections.defaultdict(float)
     same, total = collections.Counter(), collections.Counter()
     assert expected.keys() == actual.keys()
-    for key, wanted in expected.items():
-        got = actual[key]
+    for key, (wanted, terms) in expected.items():
+        got, _ = actual[key]
         assert got.shape == wanted.shape, key
         assert got.dtype == wanted.dtype, key
         assert not got.isnan().any(), key
-        # A gradient is a difference of numbers as large as the row's largest.
-        scale = wanted.double().abs().amax(-1, keepdim=True).clamp(min=1e-30)
+        scale = terms.double().clamp(min=1e-30)
         error = ((got.double() - wanted.double()).abs() / scale).max().item()
         kind = key.rsplit(", ", 1)[0]
         largest[kind] = max(largest[kind], error / torch.finfo(wanted.dtype).eps)
