@@ -30,13 +30,22 @@ struct LaunchPolicy {
   int threads_per_block;
 };
 
+// In packs.
+constexpr int64_t capacity_of(const LaunchPolicy& policy) {
+  return int64_t{policy.threads_per_row} * policy.packs_per_thread * policy.blocks_per_row;
+}
+constexpr bool holds_row(const LaunchPolicy& policy) {
+  return policy.max_packs <= capacity_of(policy);
+}
+
 inline constexpr int64_t kAnyLength = INT64_MAX;
+inline constexpr int64_t kMostClusterPacks = int64_t{1} << 24;  // a column's index is an int
 
 // Packs in a row <=, mapping, threads per row, packs per thread, blocks per row, threads per block.
 // The rows for any length take tiles of the size that a block of a cluster has.
 //
-// Measured on an H200 with benchmarks/gpu/launch_shapes.cu: of the shapes that hold a row, the one
-// that is fastest over float32 and bfloat16, forward and backward.
+// Measured on an H100 and an H200 with benchmarks/gpu/launch_shapes.cu: of the shapes that hold a row,
+// the one that is fastest over float32 and bfloat16, forward and backward.
 inline constexpr auto kPolicies = std::to_array<LaunchPolicy>({
     {         1,    Mapping::warp_per_row,   1, 1, 1, 128},
     {         2,    Mapping::warp_per_row,   2, 1, 1, 128},
@@ -50,9 +59,10 @@ inline constexpr auto kPolicies = std::to_array<LaunchPolicy>({
     {       512,   Mapping::block_per_row, 128, 4, 1, 128},
     {      1024,   Mapping::block_per_row, 128, 8, 1, 128},
     {      2048,   Mapping::block_per_row, 256, 8, 1, 256},
-    {      4096, Mapping::cluster_per_row, 256, 8, 2, 256},
+    {      4096,   Mapping::block_per_row, 512, 8, 1, 512},
     {      8192, Mapping::cluster_per_row, 256, 8, 4, 256},
     {     16384, Mapping::cluster_per_row, 256, 8, 8, 256},
+    {  16777216, Mapping::cluster_per_row, 256, 8, 8, 256},
     {kAnyLength,      Mapping::reread_row, 256, 8, 1, 256},
     {kAnyLength,       Mapping::split_row, 256, 8, 1, 256},
 });
@@ -69,11 +79,12 @@ constexpr bool fits_slab(int64_t length, std::size_t largest_element, int pack_e
 }
 
 // What the choice depends on besides the table. `row_count_splits` is the only thing that the
-// number of rows decides: reread_row and split_row give a row the same bits.
+// number of rows decides: split_row gives a row the same bits as the mappings that read it twice.
 struct LaunchConditions {
   bool has_clusters;
   bool keeps_rows;  // the operator needs a row twice: for its summary and for its map
   bool reduces;
+  int pack_words;  // of 4 bytes, that a pack of each input takes of registers
   bool row_count_splits;
 };
 
@@ -82,10 +93,20 @@ constexpr bool row_count_splits(int64_t rows, int multiprocessors) {
   return rows < multiprocessors;
 }
 
+// A multiprocessor has room for two blocks of more threads at most: while one stores, the other loads,
+// but without stores it would wait. And each thread of those has 128 registers.
+inline constexpr int kMostThreads = 256;
+constexpr bool fits_large_block(const LaunchConditions& conditions) {
+  return conditions.keeps_rows && conditions.pack_words <= 8;
+}
+
 constexpr bool allows(const LaunchPolicy& policy, const LaunchConditions& conditions) {
   switch (policy.mapping) {
+    case Mapping::block_per_row:
+      return policy.threads_per_block <= kMostThreads || fits_large_block(conditions);
     case Mapping::cluster_per_row:
-      return conditions.has_clusters && conditions.keeps_rows;
+      return conditions.has_clusters && conditions.keeps_rows &&
+             (holds_row(policy) || !conditions.row_count_splits);
     case Mapping::reread_row:
       return conditions.reduces && !conditions.row_count_splits;
     default:
@@ -129,20 +150,22 @@ constexpr Result with_policy(std::size_t chosen, Body&& body) {
 constexpr bool is_sound(const LaunchPolicy& policy) {
   const bool is_block = std::has_single_bit(static_cast<unsigned>(policy.threads_per_block)) &&
                         policy.threads_per_block >= 32 && policy.threads_per_block <= 1024;
-  const int64_t capacity =
-      int64_t{policy.threads_per_row} * policy.packs_per_thread * policy.blocks_per_row;
-  const bool holds_row = policy.max_packs == kAnyLength || policy.max_packs == capacity;
+  const bool fits = policy.max_packs == kAnyLength || policy.max_packs == capacity_of(policy);
   switch (policy.mapping) {
     case Mapping::slab:
       return false;  // chosen by kMaxSlabLength
     case Mapping::warp_per_row:
-      return is_block && holds_row && policy.blocks_per_row == 1 && policy.threads_per_row <= 32 &&
+      return is_block && fits && policy.blocks_per_row == 1 && policy.threads_per_row <= 32 &&
              std::has_single_bit(static_cast<unsigned>(policy.threads_per_row));
     case Mapping::cluster_per_row:
-      return is_block && holds_row && policy.threads_per_row == policy.threads_per_block &&
+      // Rows beyond what 8 blocks hold are read twice.
+      return is_block && (fits || policy.blocks_per_row == 8) &&
+             policy.max_packs <= kMostClusterPacks &&
+             policy.threads_per_row == policy.threads_per_block &&
+             std::has_single_bit(static_cast<unsigned>(policy.blocks_per_row)) &&
              policy.blocks_per_row >= 2 && policy.blocks_per_row <= 8;
     default:
-      return is_block && holds_row && policy.threads_per_row == policy.threads_per_block &&
+      return is_block && fits && policy.threads_per_row == policy.threads_per_block &&
              policy.blocks_per_row == 1;
   }
 }

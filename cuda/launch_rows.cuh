@@ -24,6 +24,17 @@ struct RowsExtent {
   int64_t inner;
 };
 
+// What a task has to do with the choice of its mapping.
+template <typename Task>
+inline constexpr LaunchConditions kConditions{
+    .has_clusters = false,
+    .keeps_rows = Task::kReduces&& Task::kMaps,
+    .reduces = Task::kReduces,
+    // Arithmetic in double takes as many again.
+    .pack_words = Task::kInputs* Task::kPackElements* static_cast<int>(sizeof(typename Task::In)) /
+                  4 * static_cast<int>(sizeof(typename Task::Operator::Output)) / 4,
+    .row_count_splits = false};
+
 template <typename Policy, bool is_aligned, typename Task>
 cudaError_t launch_policy(
     const Task& task,
@@ -35,10 +46,12 @@ cudaError_t launch_policy(
   using Shape = typename Policy::Shape;
   if constexpr (kMapping == Mapping::warp_per_row)
     return launch_warp_per_row<Shape, is_aligned>(task, rows, length, stream);
-  if constexpr (kMapping == Mapping::block_per_row)
+  constexpr bool kFitsBlock =
+      Shape::kThreads <= kMostThreads || fits_large_block(kConditions<Task>);
+  if constexpr (kMapping == Mapping::block_per_row && kFitsBlock)
     return launch_block_per_row<Shape, is_aligned>(task, rows, length, stream);
   if constexpr (kMapping == Mapping::cluster_per_row && Task::kReduces && Task::kMaps)
-    return launch_cluster_per_row<Shape, is_aligned>(
+    return launch_cluster_per_row<Shape, is_aligned, !holds_row(Policy::kValue)>(
         task, rows, length, Policy::kValue.blocks_per_row, stream);
   if constexpr (kMapping == Mapping::reread_row && Task::kReduces)
     return launch_reread_row<Shape, is_aligned>(task, rows, length, stream);
@@ -51,15 +64,11 @@ template <typename Task>
 cudaError_t launch_conditions(int64_t rows, LaunchConditions* conditions) {
   int device = 0;
   int multiprocessors = 0;
-  bool has_clusters = false;
+  *conditions = kConditions<Task>;
   cudaError_t error = simt::current_device(&device);
   if (error == cudaSuccess) error = simt::multiprocessors(device, &multiprocessors);
-  if (error == cudaSuccess) error = simt::has_clusters(device, &has_clusters);
-  *conditions = {
-      .has_clusters = has_clusters,
-      .keeps_rows = Task::kReduces && Task::kMaps,
-      .reduces = Task::kReduces,
-      .row_count_splits = row_count_splits(rows, multiprocessors)};
+  if (error == cudaSuccess) error = simt::has_clusters(device, &conditions->has_clusters);
+  conditions->row_count_splits = row_count_splits(rows, multiprocessors);
   return error;
 }
 

@@ -226,6 +226,7 @@ class MergeTiles {
   __device__ __forceinline__ void add(const typename Operator::Summary& of_tile) {
     mine_ = op_.merge(mine_, of_tile);
   }
+  __device__ __forceinline__ const typename Operator::Summary& of_lane() const { return mine_; }
   // All lanes of the warp take part, and receive it.
   __device__ __forceinline__ typename Operator::Summary of_row() const {
     return combine_lanes<simt::kWarpLanes>(

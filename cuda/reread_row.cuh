@@ -13,7 +13,7 @@ namespace softmax_ext::cuda {
 
 template <typename Shape, bool is_aligned, typename Task>
 __global__ void __launch_bounds__(
-    Shape::kThreads, kBlocksPerMultiprocessor<Shape, is_aligned, Task, int64_t>)
+    Shape::kThreads, kBlocksPerMultiprocessor<Shape, is_aligned, Task, true>)
     reread_row_kernel(const __grid_constant__ Task task, int64_t rows, int64_t length) {
   using Tiles = Tiles<Shape, is_aligned, Task>;
   typename Tiles::Team team;

@@ -12,6 +12,7 @@
 // element: nothing outside the part is touched.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/merge.cuh"
 #include "cuda/row_task.cuh"
@@ -63,29 +64,44 @@ struct Part {
 template <int packs, bool is_aligned>
 inline constexpr int kHeldPacks = packs + (is_aligned ? 0 : 1);
 
-// From how many words on, of a row and its terms, a thread of 256 needs more than 128 registers.
-// ptxas takes more of them for 16-bit elements before sm_80 and from sm_100 on, and columns of 64
-// bits take some of their own.
-template <typename In, typename Lane, typename Index>
-inline constexpr int kWideWords = [] {
-#if defined(__CUDA_ARCH__)
-  if (sizeof(In) == 2 && __CUDA_ARCH__ < 800) return 36;
-  if (sizeof(In) == 2 && __CUDA_ARCH__ >= 1000) return 64;
-#endif
-  return sizeof(Lane) == 8 ? 33 : sizeof(Index) == 8 ? 65 : 97;
-}();
+// Whether the terms of a part are kept for the map, in the registers that its elements leave. Elements
+// of 16 bits would leave half of what their terms take: those are made a second time instead, to the
+// same bits, so that more rows are in flight.
+template <typename Task>
+inline constexpr bool kKeepsTerms = Task::kMapsTerms && sizeof(typename Task::In) > 2;
 
-// The second launch bound of a kernel. Without one ptxas aims at 64 registers in some instances and
-// spills; with one that is too high it spills too.
-template <typename Shape, bool is_aligned, typename Task, typename Index = int>
-inline constexpr int kBlocksPerMultiprocessor = [] {
+// Threads that a multiprocessor has registers for at a time, as ptxas takes them: a row of 32 words per
+// thread needs 64 registers; what moves broken packs, reads a row twice or has a special column beside
+// its sum takes more of its own.
+template <typename Shape, bool is_aligned, bool rereads, typename Task>
+inline constexpr int kThreadsPerMultiprocessor = [] {
   using In = typename Task::In;
   using Lane = typename Task::Operator::Output;
   constexpr int kElements = kHeldPacks<Shape::kPacks, is_aligned> * Task::kPackElements;
   constexpr int kHeldWords = Task::kInputs * kElements * sizeof(In) / 4;
-  constexpr int kTermWords = Task::kMapsTerms ? kElements * sizeof(Lane) / 4 : 0;
-  constexpr bool kIsWide = kHeldWords + kTermWords >= kWideWords<In, Lane, Index>;
-  return Shape::kThreads > 256 || (Shape::kThreads == 256 && kIsWide) ? 1 : 2;
+  if (sizeof(Lane) == 8) return Task::kMapsTerms || kHeldWords > 32 ? 256 : 512;
+#if defined(__CUDA_ARCH__)
+  // Conversions of 16-bit elements take more before sm_80 and from sm_100 on.
+  if (sizeof(In) == 2 && (__CUDA_ARCH__ < 800 || __CUDA_ARCH__ >= 1000))
+    return kHeldWords < 36 ? 512 : 256;
+#endif
+  constexpr bool kHasSpecialColumn = [] {
+    if constexpr (Task::kMaps && Task::kReduces) return Task::PerRow::kHasSpecialColumn;
+    return false;
+  }();
+  if (is_aligned && kHeldWords <= 32 && !(rereads && Task::kMaps) && !kHasSpecialColumn)
+    return 1024;
+  if (!is_aligned && rereads && Task::kMaps && sizeof(In) == 2) return 256;
+  return kHeldWords <= (rereads ? 64 : 72) ? 512 : 256;
+}();
+
+// The second launch bound of a kernel. Without one ptxas aims at 64 registers in some instances and
+// spills, or takes as many as it likes; with one that is too high it spills too.
+template <typename Shape, bool is_aligned, typename Task, bool rereads = false>
+inline constexpr int kBlocksPerMultiprocessor = [] {
+  constexpr int kBlocks =
+      kThreadsPerMultiprocessor<Shape, is_aligned, rereads, Task> / Shape::kThreads;
+  return kBlocks > 0 ? kBlocks : 1;
 }();
 
 // Whether no thread of the team has a pack i: what is left out then costs all of them nothing.
@@ -150,22 +166,51 @@ __device__ __forceinline__ HeldPacks<Task, kHeldPacks<packs, is_aligned>> load_p
 // Terms of a part, kept for the map.
 template <typename Task, int packs, int pack_elements = Task::kPackElements>
 struct HeldTerms {
-  typename Task::Operator::Output of_pack[packs][pack_elements];
+  using Lane = typename Task::Operator::Output;
+
+  Lane of_pack[packs][pack_elements];
+
+  // Before those of a pack are made, or not as no thread has it. Else, for ptxas, they are alive
+  // since the last row, in registers of their own beside those of the elements.
+  __device__ __forceinline__ void clear(int i) {
+    SOFTMAX_EXT_UNROLL
+    for (Lane& term : of_pack[i]) term = 0;
+  }
+  __device__ __forceinline__ void keep(int i, int j, Lane term) { of_pack[i][j] = term; }
 };
 
-// Calls body(element, term, e), with room for the element's term, for every held element e.
+// Terms that are made again when they are wanted.
+struct NoTerms {
+  __device__ __forceinline__ void clear(int) {}
+  template <typename Lane>
+  __device__ __forceinline__ void keep(int, int, Lane) {}
+};
+
+// Calls body(element, e) for every held element e.
 template <typename Task, int packs, int pack, typename Body>
 __device__ __forceinline__ void for_each_element(
-    const HeldPacks<Task, packs, pack>& held, HeldTerms<Task, packs, pack>& terms, Body body) {
+    const HeldPacks<Task, packs, pack>& held, Body body) {
   SOFTMAX_EXT_UNROLL
   for (int i = 0; i < packs; ++i) {
     SOFTMAX_EXT_UNROLL
-    for (int j = 0; j < pack; ++j) body(held.at(i, j), terms.of_pack[i][j], i * pack + j);
+    for (int j = 0; j < pack; ++j) body(held.at(i, j), i * pack + j);
   }
 }
 
-// Makes the term of every element, measured from `max` and times 2^kTermOffset, and calls
-// add(element, term, e).
+// Calls body(term_of), where term_of(element) is the element's term, measured from `max` and times
+// 2^kTermOffset.
+template <typename Task, typename Lane, typename Body>
+__device__ __forceinline__ void with_terms(const typename Task::Operator& op, Lane max, Body body) {
+  const auto exponential = op.template terms_from<Task::kTermOffset>(max);
+  if (!exponential.is_usable())
+    body([&](Lane logit) { return op.term(logit, max) * Task::kTermUnit; });
+  else if constexpr (Task::kTermsInFull)
+    body([&](Lane logit) { return exponential.in_full(logit); });
+  else
+    body([&](Lane logit) { return exponential(logit); });
+}
+
+// Makes the term of every element and calls add(element, term, e).
 template <
     int threads,
     typename Task,
@@ -173,59 +218,48 @@ template <
     int packs,
     int pack,
     typename Lane,
+    typename Terms,
     typename Add>
 __device__ __forceinline__ void make_terms(
     const typename Task::Operator& op,
     const HeldPacks<Task, packs, pack>& held,
     const Part<Index>& part,
     Lane max,
-    HeldTerms<Task, packs, pack>& terms,
+    Terms& terms,
     Add add) {
-  const auto make = [&](auto term_of) {
+  with_terms<Task>(op, max, [&](auto term_of) {
     SOFTMAX_EXT_UNROLL
     for (int i = 0; i < packs; ++i) {
-      // Else the terms of a skipped pack are alive, for ptxas, since the last row, in registers of
-      // their own beside those of the elements.
-      SOFTMAX_EXT_UNROLL
-      for (Lane& term : terms.of_pack[i]) term = 0;
+      terms.clear(i);
       if (is_beyond<threads, pack>(part, i)) continue;
       SOFTMAX_EXT_UNROLL
       for (int j = 0; j < pack; ++j) {
         const Lane logit = held.at(i, j);
-        terms.of_pack[i][j] = term_of(logit);
-        add(logit, terms.of_pack[i][j], i * pack + j);
+        const Lane term = term_of(logit);
+        terms.keep(i, j, term);
+        add(logit, term, i * pack + j);
       }
     }
-  };
-  const auto exponential = op.template terms_from<Task::kTermOffset>(max);
-  if (!exponential.is_usable())
-    make([&](Lane logit) { return op.term(logit, max) * Task::kTermUnit; });
-  else if constexpr (Task::kTermsInFull)
-    make([&](Lane logit) { return exponential.in_full(logit); });
-  else
-    make([&](Lane logit) { return exponential(logit); });
+  });
 }
 
-template <typename Task, typename Team, typename Index, int packs, int pack>
+template <typename Task, typename Team, int packs, int pack>
 __device__ __forceinline__ typename Task::Operator::Output max_of_part(
-    const HeldPacks<Task, packs, pack>& held,
-    const Part<Index>& part,
-    Team& team,
-    HeldTerms<Task, packs, pack>& terms) {
+    const HeldPacks<Task, packs, pack>& held, Team& team) {
   using Lane = typename Task::Operator::Output;
   Lane max = Task::Operator::padding();
-  for_each_element(held, terms, [&](Lane logit, Lane&, int) { max = maximum(max, logit); });
+  for_each_element(held, [&](Lane logit, int) { max = maximum(max, logit); });
   return team.max(max);
 }
 
 // The summary of a part that the team holds. Every thread receives it.
-template <typename Task, typename Team, typename Index, int packs, int pack>
+template <typename Task, typename Team, typename Index, int packs, int pack, typename Terms>
 __device__ __forceinline__ typename Task::Summary summarize_part(
     const typename Task::Operator& op,
-    const HeldPacks<Task, packs, pack>& held,
+    HeldPacks<Task, packs, pack>& held,
     const Part<Index>& part,
     Team& team,
-    HeldTerms<Task, packs, pack>& terms) {
+    Terms& terms) {
   using Operator = typename Task::Operator;
   using Lane = typename Operator::Output;
   constexpr int kThreads = Team::kThreads;
@@ -234,12 +268,12 @@ __device__ __forceinline__ typename Task::Summary summarize_part(
   SOFTMAX_EXT_UNROLL
   for (Lane& sum : partial) sum = 0;
   if constexpr (!Operator::kHasMax) {
-    for_each_element(held, terms, [&](const auto& element, Lane&, int e) {
-      partial[e % kPartials] += op.term(element);
-    });
+    for_each_element(
+        held, [&](const auto& element, int e) { partial[e % kPartials] += op.term(element); });
     return team.template sum<false>(partial, Lane(0), part.shift).sum;
   } else {
-    const Lane max = max_of_part(held, part, team, terms);
+    const Lane max = max_of_part(held, team);
+    held.forget_conversions();
     Lane maxima = 0;
     make_terms<kThreads>(op, held, part, max, terms, [&](Lane logit, Lane term, int e) {
       const bool is_left_out = Operator::kLeavesOutMaxima && logit == max;
@@ -306,33 +340,75 @@ __device__ __forceinline__ void store_outputs(
   }
 }
 
-// Maps a part that is held, from its terms or its elements, in a row with this summary. `rescale` is
-// what terms want that are measured from the part's maximum and not the row's.
-template <int packs, bool is_aligned, typename Task, typename Team, typename Index, int held_packs>
-__device__ __forceinline__ void map_part(
-    const Task& task,
-    int64_t row,
-    const RowPlace<Task>& place,
-    const typename Task::Operator& op,
-    const typename Task::Summary& summary,
-    const HeldPacks<Task, held_packs>& held,
-    const HeldTerms<Task, held_packs>& terms,
-    typename Task::Operator::Output rescale,
-    const Part<Index>& part,
-    const Team& team) {
-  using Lane = typename Task::Operator::Output;
-  const auto of_row = task.per_row.constants(row, op, summary);
-  if constexpr (Task::kMapsTerms) {
-    const auto constants = task.per_row.rescaled(op, of_row, rescale * (Lane(1) / Task::kTermUnit));
-    store_outputs<packs, is_aligned>(task, place, constants, part, team, [&](int i, int j) {
-      return task.per_row.map_term(op, terms.of_pack[i][j], constants);
-    });
-  } else {
-    store_outputs<packs, is_aligned>(task, place, of_row, part, team, [&](int i, int j) {
-      return task.per_row.map(op, held.at(i, j), of_row);
-    });
+// What a team holds of a part from its load to its store.
+template <int packs, bool is_aligned, typename Task>
+struct HeldPart {
+  using Operator = typename Task::Operator;
+  using Lane = typename Operator::Output;
+  static constexpr int kHeld = kHeldPacks<packs, is_aligned>;
+
+  HeldPacks<Task, kHeld> elements;
+  std::conditional_t<kKeepsTerms<Task>, HeldTerms<Task, kHeld>, NoTerms> terms;
+  Lane max;  // of the part, where terms are mapped
+
+  template <typename Team, typename Index>
+  __device__ __forceinline__ void load(
+      const RowPlace<Task>& place, const Part<Index>& part, const Team& team) {
+    elements = load_part<Team::kThreads, packs, is_aligned>(place, part, team.thread());
   }
-}
+
+  template <typename Team, typename Index>
+  __device__ __forceinline__ typename Task::Summary summarize(
+      const Operator& op, const Part<Index>& part, Team& team) {
+    const auto summary = summarize_part(op, elements, part, team, terms);
+    if constexpr (Task::kMapsTerms) max = summary.max;
+    if constexpr (!kKeepsTerms<Task>) elements.forget_conversions();
+    return summary;
+  }
+
+  // What comes of summarize() for the map, of a part whose summary is known.
+  template <typename Team, typename Index>
+  __device__ __forceinline__ void make_terms_again(
+      const Operator& op, const Part<Index>& part, Team& team) {
+    if constexpr (Task::kMapsTerms) max = max_of_part(elements, team);
+    if constexpr (kKeepsTerms<Task>)
+      make_terms<Team::kThreads>(op, elements, part, max, terms, [](Lane, Lane, int) {});
+  }
+
+  // Stores the outputs, in a row with this summary. `rescale` is what terms want that are measured
+  // from the part's maximum and not the row's.
+  template <typename Team, typename Index>
+  __device__ __forceinline__ void map(
+      const Task& task,
+      int64_t row,
+      const RowPlace<Task>& place,
+      const Operator& op,
+      const typename Task::Summary& summary,
+      Lane rescale,
+      const Part<Index>& part,
+      const Team& team) const {
+    const auto of_row = task.per_row.constants(row, op, summary);
+    if constexpr (!Task::kMapsTerms) {
+      store_outputs<packs, is_aligned>(task, place, of_row, part, team, [&](int i, int j) {
+        return task.per_row.map(op, elements.at(i, j), of_row);
+      });
+    } else {
+      const auto constants =
+          task.per_row.rescaled(op, of_row, rescale * (Lane(1) / Task::kTermUnit));
+      const auto store = [&](auto term_at) {
+        store_outputs<packs, is_aligned>(task, place, constants, part, team, [&](int i, int j) {
+          return task.per_row.map_term(op, term_at(i, j), constants);
+        });
+      };
+      if constexpr (kKeepsTerms<Task>)
+        store([&](int i, int j) { return terms.of_pack[i][j]; });
+      else
+        with_terms<Task>(op, max, [&](auto term_of) {
+          store([&](int i, int j) { return term_of(elements.at(i, j)); });
+        });
+    }
+  }
+};
 
 // exp of the distance between the maxima of a part and of its row.
 template <typename Operator>
@@ -356,19 +432,17 @@ __device__ __forceinline__ void map_resident_part(
   const RowPlace<Task> place(task, row);
   const auto op = task.per_row.operator_of(row);
   const Part<Index> part{begin, end, shift_of<is_aligned>(place)};
-  auto held = load_part<Team::kThreads, packs, is_aligned>(place, part, team.thread());
-  HeldTerms<Task, kHeldPacks<packs, is_aligned>> terms;
+  HeldPart<packs, is_aligned, Task> held;
+  held.load(place, part, team);
   typename Task::Operator::Output rescale = 1;
   auto summary = op.empty();
   if constexpr (Task::kReduces) {
-    const auto of_part = summarize_part(op, held, part, team, terms);
-    if constexpr (!Task::kMapsTerms) held.forget_conversions();
+    const auto of_part = held.summarize(op, part, team);
     summary = of_row(op, of_part);
     if constexpr (Task::kMapsTerms && !is_whole_row)
       rescale = rescale_of(op, of_part.max, summary.max);
   }
-  if constexpr (Task::kMaps)
-    map_part<packs, is_aligned>(task, row, place, op, summary, held, terms, rescale, part, team);
+  if constexpr (Task::kMaps) held.map(task, row, place, op, summary, rescale, part, team);
 }
 
 }  // namespace softmax_ext::cuda

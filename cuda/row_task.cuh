@@ -92,7 +92,7 @@ struct HeldPacks {
   // Between two uses: else the compiler keeps the converted elements too, which take twice as many
   // registers.
   __device__ __forceinline__ void forget_conversions() {
-    if constexpr (sizeof(typename Task::In) < 4) {
+    if constexpr (sizeof(typename Task::In) < 4 && pack_elements > 1) {
       SOFTMAX_EXT_UNROLL
       for (int k = 0; k < Task::kInputs; ++k) {
         SOFTMAX_EXT_UNROLL

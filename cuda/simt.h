@@ -5,6 +5,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 
@@ -79,8 +80,11 @@ __device__ __forceinline__ void store_vector(uint4* target, const uint4& vector)
                : "memory");
 }
 
-// A value that the compiler knows nothing of any more.
-__device__ __forceinline__ void make_opaque(uint32_t& word) { asm volatile("" : "+r"(word)); }
+// A value that the compiler knows nothing of any more: not ptxas either, which cannot know that grids
+// have one dimension.
+__device__ __forceinline__ void make_opaque(uint32_t& word) {
+  asm volatile("xor.b32 %0, %0, %1;" : "+r"(word) : "r"(blockIdx.y));
+}
 
 // An assertion of the device, whether NDEBUG is set or not.
 __device__ __forceinline__ void require(bool condition, const char* message) {
@@ -98,11 +102,18 @@ inline cudaError_t multiprocessors(int device, int* count) {
   return cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
 }
 
+// The device may have clusters, and yet run code for an older architecture: the newest that is no
+// newer than itself. That code was compiled without them.
 inline cudaError_t has_clusters(int device, bool* has) {
   int major = 0;
-  const cudaError_t error =
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  *has = major >= 9;
+  int minor = 0;
+  cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  int of_code = 0;
+  for (const int compiled : {__CUDA_ARCH_LIST__})
+    if (compiled <= 100 * major + 10 * minor) of_code = std::max(of_code, compiled);
+  *has = of_code >= 900;
   return error;
 }
 

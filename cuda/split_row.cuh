@@ -13,7 +13,7 @@ namespace softmax_ext::cuda {
 
 template <typename Shape, bool is_aligned, typename Task>
 __global__ void __launch_bounds__(
-    Shape::kThreads, kBlocksPerMultiprocessor<Shape, is_aligned, Task, int64_t>)
+    Shape::kThreads, kBlocksPerMultiprocessor<Shape, is_aligned, Task, true>)
     summarize_tiles_kernel(
         const __grid_constant__ Task task,
         int64_t rows,
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(simt::kWarpLanes) merge_tiles_kernel(
 
 template <typename Shape, bool is_aligned, typename Task>
 __global__ void __launch_bounds__(
-    Shape::kThreads, kBlocksPerMultiprocessor<Shape, is_aligned, Task, int64_t>)
+    Shape::kThreads, kBlocksPerMultiprocessor<Shape, is_aligned, Task, true>)
     map_tiles_kernel(
         const __grid_constant__ Task task,
         int64_t rows,

@@ -17,14 +17,20 @@ inline constexpr int kStridedThreads = 256;  // of a block
 template <int pack_elements>
 inline constexpr int kStridedHeld = std::min(32 / pack_elements, 8);
 
+// Of rows that are read twice, chunks whose sums are added before they meet the row's: few additions
+// lie between an element and its sum, however long the row.
+inline constexpr int kStridedFold = 64;
+
 // Threads along the dim: few for rows of up to kStridedShort elements.
 inline constexpr int kStridedShort = 32;
 inline constexpr int kStridedAlong = 32;
 
-// Where a thread stands.
-template <int along>
+// Where a thread stands, which takes `columns` adjacent rows.
+template <int along_, int columns_>
 struct StridedPlace {
-  static constexpr int kAcross = kStridedThreads / along;
+  static constexpr int kAlong = along_;
+  static constexpr int kColumns = columns_;
+  static constexpr int kAcross = kStridedThreads / kAlong;
 
   int across = simt::thread_index() % kAcross;
   int along_index = simt::thread_index() / kAcross;
@@ -32,11 +38,13 @@ struct StridedPlace {
 
 // What `combine` makes of the values of all threads along the dim, pairwise, for each of a thread's
 // `columns` rows.
-template <int along, int columns, typename Value, typename Combine>
+template <typename Place, typename Value, typename Combine>
 __device__ __forceinline__ void combine_along(
-    const StridedPlace<along>& place, Value (&values)[columns], Combine combine) {
+    const Place& place, Value (&values)[Place::kColumns], Combine combine) {
+  constexpr int along = Place::kAlong;
+  constexpr int columns = Place::kColumns;
   struct Exchange {
-    Value at[along][columns][StridedPlace<along>::kAcross];
+    Value at[along][columns][Place::kAcross];
   };
   auto& at = simt::shared<Exchange>().at;
   SOFTMAX_EXT_UNROLL
@@ -144,11 +152,11 @@ struct StridedTile {
   __device__ __forceinline__ static void summarize(
       const Operator (&ops)[columns],
       const Held& held,
-      const StridedPlace<along>& place,
+      const StridedPlace<along, columns>& place,
       int64_t length,
       Terms& terms,
       Summary (&summaries)[columns]) {
-    Lane maxima[columns];
+    Lane maxima[columns] = {};
     TermSum<Lane> sums[columns];
     if constexpr (Operator::kHasMax) {
       SOFTMAX_EXT_UNROLL
@@ -189,15 +197,26 @@ struct StridedTile {
   }
 };
 
+// Blocks at a time, as registers allow: what is known of each of 8 rows takes many.
+template <typename Task>
+inline constexpr int kStridedBlocks = [] {
+  using Operator = typename Task::Operator;
+  using Lane = typename Operator::Output;
+  bool is_wide = sizeof(Lane) == 8;
+  if constexpr (Task::kMapsTerms && sizeof(typename Task::In) == 2)
+    is_wide |= sizeof(Operator) > sizeof(Lane) || Task::PerRow::kHasSpecialColumn;
+  return is_wide ? 1 : 2;
+}();
+
 // `columns` adjacent rows per thread; they divide `inner`, and rows are numbered along it.
 template <int along, int columns, typename Task>
-__global__ void __launch_bounds__(kStridedThreads, 1)
+__global__ void __launch_bounds__(kStridedThreads, kStridedBlocks<Task>)
     strided_kernel(const __grid_constant__ Task task, int64_t rows, int64_t length) {
   using Out = typename Task::Out;
   using Tile = StridedTile<along, columns, Task>;
   using PerRow = typename Task::PerRow;
-  const StridedPlace<along> place;
-  constexpr int kRowsPerBlock = StridedPlace<along>::kAcross * columns;
+  const StridedPlace<along, columns> place;
+  constexpr int kRowsPerBlock = place.kAcross * columns;
   const bool is_held = Task::kReduces && length <= Tile::kLength;
   for (int64_t base = simt::block_index() * kRowsPerBlock; base < rows;
        base += simt::block_count() * kRowsPerBlock) {
@@ -222,9 +241,17 @@ __global__ void __launch_bounds__(kStridedThreads, 1)
         held = load(0);
         Tile::summarize(ops, held, place, length, terms, summaries);
       } else {
-        for (int64_t begin = 0; begin < length; begin += Tile::kLength) {
-          held = load(begin);
-          Tile::add_chunk(ops, held, begin, length, summaries);
+        for (int64_t fold = 0; fold < length; fold += kStridedFold * Tile::kLength) {
+          const int64_t end = std::min(fold + kStridedFold * Tile::kLength, length);
+          typename Task::Summary of_fold[columns];
+          SOFTMAX_EXT_UNROLL
+          for (int c = 0; c < columns; ++c) of_fold[c] = ops[c].empty();
+          for (int64_t begin = fold; begin < end; begin += Tile::kLength) {
+            held = load(begin);
+            Tile::add_chunk(ops, held, begin, length, of_fold);
+          }
+          SOFTMAX_EXT_UNROLL
+          for (int c = 0; c < columns; ++c) summaries[c] = ops[c].merge(summaries[c], of_fold[c]);
         }
         combine_along(place, summaries, [&](int c, const auto& a, const auto& b) {
           return ops[c].merge(a, b);
@@ -286,7 +313,8 @@ cudaError_t launch_strided(
   for (const auto& input : task.inputs) is_packed = is_packed && is_packable(input);
   const int64_t rows = outer * inner;
   const auto launch = [&]<int along, int columns>() {
-    constexpr int kRowsPerBlock = StridedPlace<along>::kAcross * columns;
+    using Place = StridedPlace<along, columns>;
+    constexpr int kRowsPerBlock = Place::kAcross * columns;
     return launch_blocks<strided_kernel<along, columns, Task>>(
         {.blocks = (rows + kRowsPerBlock - 1) / kRowsPerBlock,
          .threads_per_block = kStridedThreads},

@@ -9,33 +9,46 @@
 
 namespace softmax_ext::cuda {
 
-template <typename Shape, bool is_aligned, typename Task>
+// Index counts columns.
+template <typename Shape, bool is_aligned, typename Task, typename Index = int64_t>
 struct Tiles {
   using Team = BlockTeam<Shape::kThreads>;
-  static constexpr int kPacks = Shape::kPacks;
-  static constexpr int64_t kColumns = int64_t{Shape::kThreads} * kPacks * Task::kPackElements;
+  using Held = HeldPart<Shape::kPacks, is_aligned, Task>;
+  static constexpr Index kColumns = Index{Shape::kThreads} * Shape::kPacks * Task::kPackElements;
 
-  __host__ __device__ __forceinline__ static int64_t count(int64_t length) {
-    return (length + kColumns - 1) / kColumns;
+  __host__ __device__ __forceinline__ static Index count(Index length) {
+    return (length - 1) / kColumns + 1;
   }
 
-  __device__ __forceinline__ static Part<int64_t> part(
-      const RowPlace<Task>& place, int64_t tile, int64_t length) {
-    const int64_t begin = tile * kColumns;
-    const int64_t end = begin + kColumns < length ? begin + kColumns : length;
+  // An empty one from the end of the row on.
+  __device__ __forceinline__ static Part<Index> part(
+      const RowPlace<Task>& place, Index tile, Index length) {
+    const Index begin = tile < count(length) ? tile * kColumns : length;
+    const Index end = length - begin > kColumns ? begin + kColumns : length;
     return {begin, end, shift_of<is_aligned>(place)};
+  }
+
+  // What the terms of a tile want, which are measured from its own maximum.
+  __device__ __forceinline__ static typename Task::Operator::Output rescale(
+      const typename Task::Operator& op,
+      const typename Task::Summary& of_tile,
+      const typename Task::Summary& of_row) {
+    if constexpr (Task::kMapsTerms)
+      return rescale_of(op, of_tile.max, of_row.max);
+    else
+      return 1;
   }
 
   __device__ __forceinline__ static typename Task::Summary summarize(
       const RowPlace<Task>& place,
       const typename Task::Operator& op,
-      int64_t tile,
-      int64_t length,
+      Index tile,
+      Index length,
       Team& team) {
     const auto of_tile = part(place, tile, length);
-    const auto held = load_part<Shape::kThreads, kPacks, is_aligned>(place, of_tile, team.thread());
-    HeldTerms<Task, kHeldPacks<kPacks, is_aligned>> terms;
-    return summarize_part(op, held, of_tile, team, terms);
+    Held held;
+    held.load(place, of_tile, team);
+    return held.summarize(op, of_tile, team);
   }
 
   __device__ __forceinline__ static void map(
@@ -44,21 +57,17 @@ struct Tiles {
       const RowPlace<Task>& place,
       const typename Task::Operator& op,
       const typename Task::Summary& summary,
-      int64_t tile,
-      int64_t length,
+      Index tile,
+      Index length,
       Team& team) {
     const auto of_tile = part(place, tile, length);
-    const auto held = load_part<Shape::kThreads, kPacks, is_aligned>(place, of_tile, team.thread());
-    HeldTerms<Task, kHeldPacks<kPacks, is_aligned>> terms;
+    Held held;
+    held.load(place, of_tile, team);
+    // From the tile's maximum, as where a tile is held: so that a row has the same bits either way.
+    held.make_terms_again(op, of_tile, team);
     typename Task::Operator::Output rescale = 1;
-    if constexpr (Task::kMapsTerms) {
-      // From the tile's maximum, as where a tile is held: so that a row has the same bits either way.
-      const auto max = max_of_part(held, of_tile, team, terms);
-      make_terms<Shape::kThreads>(op, held, of_tile, max, terms, [](auto, auto, int) {});
-      rescale = rescale_of(op, max, summary.max);
-    }
-    map_part<kPacks, is_aligned>(
-        task, row, place, op, summary, held, terms, rescale, of_tile, team);
+    if constexpr (Task::kMapsTerms) rescale = rescale_of(op, held.max, summary.max);
+    held.map(task, row, place, op, summary, rescale, of_tile, team);
   }
 };
 

@@ -4,8 +4,8 @@
 
 Wants, of every kernel: no access to local memory (a spill, or an array that is indexed by a variable); registers that
 its threads can all have; 128-bit loads and stores wherever it moves packs. And of softmax: two exponentials per element,
-one for the usual temperatures and one for their limits, of which a row takes one. Prints a line per offence and exits
-with 1 if there is one.
+one for the usual temperatures and one for their limits, of which a row takes one; twice as many where elements have 16
+bits and their terms are made again for the map. Prints a line per offence and exits with 1 if there is one.
 
 Instructions of sm_75 and later have 16 bytes: bits 0–11 are the opcode, bits 73–75 of a memory access its width. The
 encodings below are not documented, so they are first tried on probes that the same nvcc compiles. The library must be
@@ -145,8 +145,9 @@ def offences(kernel: Kernel) -> Iterator[str]:
     if maps and not count["STG.128"]:
         yield "no store of 128 bits"
     if re.search("(warp|block)_per_row", name) and "14SoftmaxForwardIff" in name and "Lb1E" in name:
-        elements = packs * (8 if re.search("__half|__nv_bfloat16", name) else 4)
-        if count["EX2"] != 2 * elements:
+        has_16_bits = re.search("__half|__nv_bfloat16", name) is not None
+        elements = packs * (8 if has_16_bits else 4)
+        if count["EX2"] != (4 if has_16_bits else 2) * elements:
             yield f"{count['EX2']} exponentials for {elements} elements"
 
 

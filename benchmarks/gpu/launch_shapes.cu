@@ -77,6 +77,10 @@ int main() {
   tune.block<512, 4>(packs({1025, 1536, 2048}));
   tune.block<1024, 4>(packs({2049, 3072, 4096}));
   tune.block<512, 8>(packs({2049, 3072, 4096}));
+  tune.block<1024, 4>(packs({1536, 2048}));
+  tune.block<1024, 8>(packs({4096, 6144, 8192}));
+  tune.cluster<1024, 4>(packs({6144, 8192}), 2);
+  tune.cluster<1024, 4>(packs({12288, 16384}), 4);
   tune.cluster<512, 2>(packs({1536, 2048}), 2);
   tune.cluster<512, 2>(packs({3072, 4096}), 4);
   tune.cluster<512, 2>(packs({6144, 8192}), 8);
@@ -97,6 +101,12 @@ int main() {
   tune.reread<512, 8>(packs({4096, 8192, 16384, 32768, 65536, 131072}));
   tune.reread<1024, 4>(packs({4096, 8192, 16384, 32768, 65536, 131072}));
   tune.reread<256, 8>(packs({4096, 8192, 16384, 32768, 65536, 131072}));
+#if PASS != 3
+  tune.cluster<256, 8>(packs({16384, 32768, 65536, 131072}), 8);
+  tune.cluster<512, 4>(packs({16384, 32768, 65536, 131072}), 8);
+  tune.cluster<512, 8>(packs({32768, 65536, 131072}), 8);
+  tune.cluster<1024, 4>(packs({32768, 65536, 131072}), 8);
+#endif
 #elif PART == 4
 #if PASS != 3
   any.slab({2, 3, 5, 7, 10, 15, 17, 31});

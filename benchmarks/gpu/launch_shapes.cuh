@@ -232,8 +232,14 @@ struct Tuner {
   void cluster(const std::vector<int64_t>& lengths, int blocks) const {
     using Shape = LaunchShape<threads, threads, packs>;
     (*this)(lengths, [&](const Run& run, const Task& task) {
-      time_kernel<cluster_per_row_kernel<Shape, is_aligned, Task>, int>(
-          run, "cluster", task, threads, threads, packs, 1, blocks);
+      const auto time = [&]<bool rereads>() {
+        time_kernel<cluster_per_row_kernel<Shape, is_aligned, rereads, Task>, int>(
+            run, "cluster", task, threads, threads, packs, 1, blocks);
+      };
+      if (packs_of_row(run.length, Task::kPackElements) <= int64_t{threads} * packs * blocks)
+        time.template operator()<false>();
+      else
+        time.template operator()<true>();
     });
   }
   template <int threads, int packs>

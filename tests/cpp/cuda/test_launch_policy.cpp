@@ -11,7 +11,11 @@ namespace softmax_ext::cuda {
 namespace {
 
 constexpr LaunchConditions kUsual{
-    .has_clusters = true, .keeps_rows = true, .reduces = true, .row_count_splits = false};
+    .has_clusters = true,
+    .keeps_rows = true,
+    .reduces = true,
+    .pack_words = 4,
+    .row_count_splits = false};
 
 constexpr LaunchConditions with(auto change) {
   LaunchConditions conditions = kUsual;
@@ -50,8 +54,8 @@ TEST(LaunchPolicy, BoundsAreInclusive) {
 TEST(LaunchPolicy, AChosenMappingHoldsTheRow) {
   for (int64_t packs = 1; packs < 20000; packs += packs < 300 ? 1 : 97) {
     const LaunchPolicy policy = kPolicies[choose_policy(packs, kUsual)];
-    if (policy.max_packs == kAnyLength) continue;
-    EXPECT_GE(policy.threads_per_row * policy.packs_per_thread * policy.blocks_per_row, packs);
+    if (!holds_row(policy)) continue;
+    EXPECT_GE(capacity_of(policy), packs);
   }
 }
 
@@ -63,10 +67,27 @@ TEST(LaunchPolicy, WithoutClustersALongRowIsReadTwice) {
       Mapping::reread_row);
 }
 
-TEST(LaunchPolicy, ARowThatIsNeededOnceTakesNoCluster) {
-  EXPECT_EQ(
-      chosen(longest_of_a_block() + 1, with([](LaunchConditions& c) { c.keeps_rows = false; })),
-      Mapping::reread_row);
+TEST(LaunchPolicy, ARowThatIsNeededOnceTakesNeitherAClusterNorALargeBlock) {
+  for (int64_t packs = 1; packs < 40000; packs = 2 * packs + 1) {
+    const LaunchPolicy& policy =
+        kPolicies[choose_policy(packs, with([](LaunchConditions& c) { c.keeps_rows = false; }))];
+    EXPECT_NE(policy.mapping, Mapping::cluster_per_row);
+    EXPECT_LE(policy.threads_per_block, 256);
+  }
+}
+
+TEST(LaunchPolicy, AThreadOfALargeBlockHoldsNoMoreThanItsRegisters) {
+  const int64_t packs = 4096;
+  EXPECT_EQ(kPolicies[choose_policy(packs, kUsual)].threads_per_block, 512);
+  const auto wide = with([](LaunchConditions& c) { c.pack_words = 16; });
+  EXPECT_EQ(kPolicies[choose_policy(packs, wide)].mapping, Mapping::cluster_per_row);
+}
+
+TEST(LaunchPolicy, AClusterReadsAgainWhatItCannotHold) {
+  const LaunchPolicy& longest = kPolicies[choose_policy(kMostClusterPacks, kUsual)];
+  EXPECT_EQ(longest.mapping, Mapping::cluster_per_row);
+  EXPECT_FALSE(holds_row(longest));
+  EXPECT_EQ(chosen(kMostClusterPacks + 1, kUsual), Mapping::reread_row);
 }
 
 TEST(LaunchPolicy, AMapWithoutASummaryTakesTilesOfAnyLongRow) {
@@ -83,9 +104,9 @@ TEST(LaunchPolicy, AMapWithoutASummaryTakesTilesOfAnyLongRow) {
 TEST(LaunchPolicy, FewRowsAreSplitOnlyWhereTheyWouldBeReadTwice) {
   const auto few = with([](LaunchConditions& c) { c.row_count_splits = true; });
   for (const LaunchPolicy& policy : kPolicies) {
-    const Mapping many = chosen(policy.max_packs, kUsual);
+    const LaunchPolicy& many = kPolicies[choose_policy(policy.max_packs, kUsual)];
     const Mapping split = chosen(policy.max_packs, few);
-    EXPECT_EQ(split, many == Mapping::reread_row ? Mapping::split_row : many);
+    EXPECT_EQ(split, holds_row(many) ? many.mapping : Mapping::split_row);
   }
   EXPECT_TRUE(row_count_splits(131, 132));
   EXPECT_FALSE(row_count_splits(132, 132));
@@ -93,7 +114,7 @@ TEST(LaunchPolicy, FewRowsAreSplitOnlyWhereTheyWouldBeReadTwice) {
 
 // Packs that nobody has cost little, but not nothing.
 TEST(LaunchPolicy, NoRowUsesLessThanHalfOfWhatItsThreadsHold) {
-  for (std::size_t i = 1; kPolicies[i].max_packs != kAnyLength; ++i)
+  for (std::size_t i = 1; holds_row(kPolicies[i]); ++i)
     EXPECT_LE(kPolicies[i].max_packs, 2 * kPolicies[i - 1].max_packs);
 }
 

@@ -225,7 +225,7 @@ constexpr int64_t rows_of(int64_t length) {
 // Options for the time of a test.
 class KernelTest : public testing::Test {
  public:
-  // The ways that a long row can go: a cluster, a loop over tiles, split tiles. A device knows one.
+  // The ways that a long row can go: a cluster, a loop over tiles, split tiles. A device knows two.
   static std::vector<simt::Options> long_row_mappings() {
     std::vector<simt::Options> mappings(3);
     mappings[0].multiprocessors = 1;  // never fewer rows than those: nothing is split

@@ -15,7 +15,7 @@ class Traffic : public KernelTest {
 };
 
 // Whole packs, so that each byte of an aligned row is wanted once: slab, warp, block, cluster.
-const int64_t kLengths[] = {32, 64, 1024, 4096, 16384};
+const int64_t kLengths[] = {32, 64, 1024, 4096, 20480, 40960};
 
 template <typename T>
 void expect_moved(const Buffer<T>& buffer, int reads, int writes, const std::string& what) {

@@ -147,10 +147,10 @@ TEST_F(Bits, OfARowAreTheSameAloneAndInABatchInBFloat16) { test_rows_alone<bf16>
 template <typename T>
 void test_long_row_mappings() {
   for (const int64_t length :
-       {2049 * kVectorElements<T>,
-        4096 * kVectorElements<T> - 3,
+       {4097 * kVectorElements<T>,
         5000 * kVectorElements<T> + 1,
-        16384 * kVectorElements<T>}) {
+        16384 * kVectorElements<T>,
+        20000 * kVectorElements<T> - 3}) {
     SCOPED_TRACE(trace<T>(length));
     const auto logits = normal_values<T>(2 * length);
     const auto grads = normal_values<T>(2 * length, 1, 1);
@@ -201,10 +201,34 @@ void test_layouts() {
 TEST_F(Bits, AreTheSameAtEveryShiftAndPitchInFloat32) { test_layouts<float>(); }
 TEST_F(Bits, AreTheSameAtEveryShiftAndPitchInBFloat16) { test_layouts<bf16>(); }
 
-// Rows along a dim that is not last.
+// Rows along a dim that is not last: `rows` are laid out as [outer, length, inner] and their
+// probabilities come back as rows.
+template <typename T>
+std::vector<T> softmax_of_columns(
+    const std::vector<T>& rows, int64_t outer, int64_t length, int64_t inner) {
+  const auto at = [&](int64_t row, int64_t j) {
+    return row / inner * inner * length + j * inner + row % inner;
+  };
+  std::vector<T> strided(rows.size());
+  for (int64_t row = 0; row < outer * inner; ++row)
+    for (int64_t j = 0; j < length; ++j) strided[at(row, j)] = rows[row * length + j];
+  TestProblem<T> problem(outer, length, inner);
+  const Buffer<T> input(strided);
+  const Buffer<T> output(strided.size());
+  expect_success(launch_softmax(problem, problem.rows(input.data()), output.data()));
+  const auto probs = output.read();
+  std::vector<T> as_rows(rows.size());
+  for (int64_t row = 0; row < outer * inner; ++row)
+    for (int64_t j = 0; j < length; ++j) as_rows[row * length + j] = probs[at(row, j)];
+  return as_rows;
+}
+
+template <typename T>
+inline constexpr int64_t kStridedHeldLength = kStridedAlong* kStridedHeld<kVectorElements<T>>;
+
 template <typename T>
 void test_strided() {
-  constexpr int64_t kHeld = kStridedAlong * kStridedHeld<kVectorElements<T>>;
+  constexpr int64_t kHeld = kStridedHeldLength<T>;
   const std::pair<int64_t, int64_t> shapes[] = {
       {            1,  8},
       {            3, 64},
@@ -217,27 +241,43 @@ void test_strided() {
     SCOPED_TRACE(trace<T>(length) + ", inner " + std::to_string(inner));
     const int64_t outer = 2;
     const auto rows = normal_values<T>(outer * inner * length);
-    std::vector<T> strided(rows.size());
-    const auto at = [&, length = length, inner = inner](int64_t row, int64_t j) {
-      return row / inner * inner * length + j * inner + row % inner;
-    };
-    for (int64_t row = 0; row < outer * inner; ++row)
-      for (int64_t j = 0; j < length; ++j) strided[at(row, j)] = rows[row * length + j];
     const auto probs = simt::in_every_order([&, length = length, inner = inner] {
-      TestProblem<T> problem(outer, length, inner);
-      const Buffer<T> input(strided);
-      const Buffer<T> output(strided.size());
-      expect_success(launch_softmax(problem, problem.rows(input.data()), output.data()));
-      return output.read();
+      return softmax_of_columns(rows, outer, length, inner);
     });
-    std::vector<T> as_rows(rows.size());
-    for (int64_t row = 0; row < outer * inner; ++row)
-      for (int64_t j = 0; j < length; ++j) as_rows[row * length + j] = probs[at(row, j)];
-    expect_softmax(as_rows, rows, outer * inner, length);
+    expect_softmax(probs, rows, outer * inner, length);
   }
 }
 TEST_F(Values, SoftmaxAlongADimThatIsNotLastInFloat32) { test_strided<float>(); }
 TEST_F(Values, SoftmaxAlongADimThatIsNotLastInBFloat16) { test_strided<bf16>(); }
+
+// One maximum, and as many equal terms as rounding would add up over in one chain.
+TEST_F(Values, LongSumsAlongADimThatIsNotLastKeepTheirAccuracy) {
+  const int64_t length = 20 * kStridedFold * kStridedHeldLength<float>;
+  std::vector<float> rows(2 * length, -0.1f);
+  rows[5] = rows[length + 7] = 0;
+  const auto probs = softmax_of_columns(rows, 1, length, 2);
+  const double expected = 1 / (1 + (length - 1) * std::exp(double{-0.1f}));
+  EXPECT_NEAR(probs[5], expected, 32 * kUnit<float> * expected);
+  EXPECT_NEAR(probs[length + 7], expected, 32 * kUnit<float> * expected);
+}
+
+// However many neighbours a row has, and whether threads take them in packs.
+template <typename T>
+void test_strided_bits() {
+  constexpr int64_t kHeld = kStridedHeldLength<T>;
+  for (const int64_t length : {int64_t{3}, kHeld - 1, 3 * kHeld - 5}) {
+    SCOPED_TRACE(trace<T>(length));
+    const auto rows = normal_values<T>(16 * length);
+    const auto expected = softmax_of_columns(rows, 1, length, 16);
+    for (const int64_t inner : {2, 4, 8}) {
+      const auto probs = softmax_of_columns(rows, 16 / inner, length, inner);
+      ASSERT_EQ(std::memcmp(probs.data(), expected.data(), probs.size() * sizeof(T)), 0)
+          << "inner " << inner;
+    }
+  }
+}
+TEST_F(Bits, AreTheSameForEveryInnerSizeInFloat32) { test_strided_bits<float>(); }
+TEST_F(Bits, AreTheSameForEveryInnerSizeInBFloat16) { test_strided_bits<bf16>(); }
 
 }  // namespace
 }  // namespace softmax_ext::cuda
