@@ -3,13 +3,16 @@
     python tools/gpu_check.py test        the C++ and Python tests on the device, and every output beside the CPU executor's
     python tools/gpu_check.py sanitize    compute-sanitizer: memcheck, racecheck, synccheck, initcheck
     python tools/gpu_check.py bench       python -m benchmarks.gpu
+    python tools/gpu_check.py prepare     needs no GPU: builds, and writes the CPU executor's outputs
 
-Runs under the Python whose torch is to be used. Each stage is made of steps; a step that passed on the same sources is
-not run again, so a stage that was cut off goes on where it was. What is left out for want of a tool is said at the end.
-Outputs, and results.json, are in build/gpu-check.
+Runs under the Python whose torch is to be used. Each stage is made of steps; one that passed on the same sources, torch
+and device is not run again, so a stage that was cut off goes on where it was. What failed, what time ran out for and what
+is left out for want of a tool is said at the end. Exits with 1 if a step failed, with 3 if one is unfinished. Outputs,
+and results.json, are in build/gpu-check.
 """
 
 import argparse
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -17,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -35,6 +39,7 @@ VALUE_TESTS = [
     "test_functorch.py",
     "test_nn.py",
 ]
+UNFINISHED = 3  # as a command says that has more to do
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 
@@ -57,50 +62,80 @@ class Check:
         self.archs = arguments.archs
         self.jobs = arguments.jobs
         self.deadline = time.monotonic() + arguments.seconds
+        self.step_seconds = arguments.step_seconds
         self.sources = digest_of_sources()
         self.results_file = OUTPUT / "results.json"
         self.results = json.loads(self.results_file.read_text()) if self.results_file.exists() else {}
         self.left_out: list[str] = []
+        self.unfinished: list[str] = []
         self.failed: list[str] = []
 
-    def step(self, name: str, command: list[str | Path], *, cwd: Path = ROOT, environment: dict | None = None) -> bool:
-        """Runs a command; False if it failed or there is no time for it."""
-        before = self.results.get(name, {})
-        if before.get("passed") and before.get("sources") == self.sources:
+    def step(
+        self,
+        name: str,
+        command: list[str | Path],
+        *,
+        cwd: Path = ROOT,
+        environment: dict | None = None,
+        of: str | None = None,
+    ) -> bool:
+        """Runs a command; False if it failed or there is no time for it.
+
+        ``of`` is what the outcome depends on besides the sources; None runs the command whatever it did before.
+        """
+        key = None if of is None else f"{self.sources}, {of}"
+        if key is not None and self.results.get(name, {}).get("passed of") == key:
             print(f"{name}: passed before", flush=True)
             return True
-        left = self.deadline - time.monotonic()
+        left = min(self.deadline - time.monotonic(), self.step_seconds)
         if left < 5:
-            self.left_out.append(f"{name}: no time left; run the stage again")
+            self.unfinished.append(f"{name}: not begun")
             return False
         log = OUTPUT / f"{name.replace(' ', '-')}.log"
         begin = time.monotonic()
         with log.open("w") as file:
+            # A group of its own, so that what it starts ends with it.
+            process = subprocess.Popen(
+                [str(word) for word in command],
+                cwd=cwd,
+                env={**os.environ, **(environment or {})},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
             try:
-                process = subprocess.run(
-                    [str(word) for word in command],
-                    cwd=cwd,
-                    env={**os.environ, **(environment or {})},
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    timeout=left,
-                    check=False,
-                )
-                code = process.returncode
-            except subprocess.TimeoutExpired:
-                code = "out of time"
+                code = process.wait(left)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                if isinstance(stop, KeyboardInterrupt):
+                    raise
+                code = UNFINISHED
         seconds = round(time.monotonic() - begin, 1)
         lines = log.read_text(errors="replace").splitlines()
         last = next((line for line in reversed(lines) if line.strip()), "")
-        passed = code == 0
-        self.results[name] = {"passed": passed, "seconds": seconds, "last line": last, "sources": self.sources}
+        outcome = {0: "passed", UNFINISHED: "UNFINISHED"}.get(code, f"FAILED ({code})")
+        self.results[name] = {
+            "outcome": outcome,
+            "seconds": seconds,
+            "last line": last,
+            "passed of": key if code == 0 else None,
+        }
         self.results_file.write_text(json.dumps(self.results, indent=2))
-        print(f"{name}: {'passed' if passed else f'FAILED ({code})'}, {seconds} s: {last}", flush=True)
-        if not passed:
+        print(f"{name}: {outcome}, {seconds} s: {last}", flush=True)
+        if code == UNFINISHED:
+            self.unfinished.append(f"{name}: cut off after {seconds} s")
+        elif code != 0:
             self.failed.append(name)
             failures = [line for line in lines if line.startswith(("FAILED", "ERROR", "[  FAILED  ]", "E  "))]
             print("\n".join((failures or lines)[-30:]), flush=True)
-        return passed
+        return code == 0
+
+    @functools.cached_property
+    def device(self) -> str:
+        """The device and the torch that a step's outcome holds for."""
+        code = "import torch; print(torch.__version__, torch.cuda.get_device_name())"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
     # What stages are made of.
 
@@ -155,20 +190,46 @@ class Check:
         if importlib.util.find_spec("xdist") and "-n" not in options:
             command += ["-n", str(min(self.jobs, 8))]
         return self.step(
-            name, command, cwd=ROOT / "tests" / "python", environment=self.python(self.library, **environment)
+            name,
+            command,
+            cwd=ROOT / "tests" / "python",
+            environment=self.python(self.library, **environment),
+            of=self.device,
         )
+
+
+COMPARE = [sys.executable, ROOT / "tests" / "python" / "compare_backends.py"]
+
+
+def write_outputs(check: Check) -> Path | None:
+    """What the CPU executor yields; None without its library, or where it fails."""
+    outputs = OUTPUT / "executor-outputs.pt"
+    if not check.executor_library.exists() and not outputs.exists():
+        check.left_out.append(f"compare outputs: no {check.executor_library.name}")
+        return None
+    torch = importlib.metadata.version("torch").partition("+")[0]
+    environment = check.python(check.executor_library)
+    return (
+        outputs
+        if check.step("write outputs", [*COMPARE, "write", outputs], environment=environment, of=torch)
+        else None
+    )
+
+
+def prepare(check: Check) -> None:
+    check.build_all(with_tests=True)
+    write_outputs(check)
 
 
 def test(check: Check) -> None:
     check.build_all(with_tests=True)
     if check.has_kernel_tests():
-        check.step("test kernels", [check.kernel_tests])
+        check.step("test kernels", [check.kernel_tests], of=check.device)
     check.pytest("test cuda", ["test_cuda.py"], "-n", "0")
     check.pytest("test values", VALUE_TESTS, SOFTMAX_EXT_TEST_DEVICE="cuda")
-    outputs = OUTPUT / "executor-outputs.pt"
-    compare = [sys.executable, ROOT / "tests" / "python" / "compare_backends.py"]
-    if check.step("write outputs", [*compare, "write", outputs], environment=check.python(check.executor_library)):
-        check.step("compare outputs", [*compare, "compare", outputs], environment=check.python(check.library))
+    if outputs := write_outputs(check):
+        environment = check.python(check.library)
+        check.step("compare outputs", [*COMPARE, "compare", outputs], environment=environment, of=check.device)
 
 
 def sanitize(check: Check) -> None:
@@ -182,7 +243,7 @@ def sanitize(check: Check) -> None:
         if check.has_kernel_tests():
             # Each row alone: many small launches, which say nothing new.
             command = [check.kernel_tests, "--gtest_filter=-*AloneAndInABatch*"]
-            check.step(f"sanitize kernels {tool}", [sanitizer, "--tool", tool, *options, *command])
+            check.step(f"sanitize kernels {tool}", [sanitizer, "--tool", tool, *options, *command], of=check.device)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_lengths.py"]
         environment = check.python(check.library, SOFTMAX_EXT_TEST_DEVICE="cuda", PYTORCH_NO_CUDA_MEMORY_CACHING="1")
         check.step(
@@ -190,6 +251,7 @@ def sanitize(check: Check) -> None:
             [sanitizer, "--tool", tool, *options, *command],
             cwd=ROOT / "tests" / "python",
             environment=environment,
+            of=check.device,
         )
 
 
@@ -197,13 +259,18 @@ def bench(check: Check) -> None:
     check.build_all(with_tests=False)
     if not importlib.util.find_spec("liger_kernel"):
         check.left_out.append("Liger: not installed (bring it, and set PYTHONPATH)")
-    left = max(check.deadline - time.monotonic() - 20, 10)
+    left = max(min(check.deadline - time.monotonic(), check.step_seconds) - 20, 10)
     command = [sys.executable, "-m", "benchmarks.gpu", "--results", OUTPUT / "bench.jsonl", "--seconds", f"{left:.0f}"]
     caches = {name: str(OUTPUT / "compiled") for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
     check.step("bench", command, environment=check.python(check.library, **caches))
 
 
-STAGES: dict[str, Callable[[Check], None]] = {"test": test, "sanitize": sanitize, "bench": bench}
+STAGES: dict[str, Callable[[Check], None]] = {
+    "prepare": prepare,
+    "test": test,
+    "sanitize": sanitize,
+    "bench": bench,
+}
 
 
 def main() -> None:
@@ -212,6 +279,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=520, help="for all stages together; what is left is for a rerun"
     )
+    parser.add_argument("--step-seconds", type=float, default=float("inf"), help="for one step at most")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--archs", default="90", help="as SOFTMAX_EXT_ARCHS")
     parser.add_argument("--build", type=Path, default=OUTPUT / "build", help="where CMake builds")
@@ -225,9 +293,14 @@ def main() -> None:
     check = Check(arguments)
     for stage in arguments.stages:
         STAGES[stage](check)
-    print(*[f"LEFT OUT: {what}" for what in check.left_out], sep="\n")
-    print(f"gpu_check {' '.join(arguments.stages)}: " + (f"{len(check.failed)} FAILED" if check.failed else "passed"))
-    sys.exit(bool(check.failed))
+    for what in check.left_out:
+        print(f"LEFT OUT: {what}")
+    for what in check.unfinished:
+        print(f"UNFINISHED: {what}; run the stage again")
+    counts = [f"{len(check.failed)} FAILED"] * bool(check.failed)
+    counts += [f"{len(check.unfinished)} UNFINISHED"] * bool(check.unfinished)
+    print(f"gpu_check {' '.join(arguments.stages)}: {', '.join(counts) or 'passed'}")
+    sys.exit(1 if check.failed else UNFINISHED if check.unfinished else 0)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
     python -m benchmarks.gpu                     the table and the public grid
     python -m benchmarks.gpu --report            what RESULTS has, as Markdown
 
-Each result is a line of RESULTS, and a case that has one is not measured again. Liger takes part where it is installed.
+Each result is a line of RESULTS; a case that has one of this library on this device is not measured again. Liger takes
+part where it is installed. Exits with 3 if cases are left for another run.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -145,12 +147,14 @@ def main() -> None:
         return
 
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    done = {case["key"] for case in report.read(arguments.results)}
+    library = hashlib.sha256(Path(softmax_ext.library_path).read_bytes()).hexdigest()[:16]
+    of = f"{library}, torch {torch.__version__}, {torch.cuda.get_device_name()}"
+    done = {line["key"] for line in report.read(arguments.results, of)}
     left = [case for case in chosen if case.key not in done]
     with arguments.results.open("a") as file:
 
         def write(line: dict) -> None:
-            print(json.dumps(line), file=file, flush=True)
+            print(json.dumps({"of": of, **line}), file=file, flush=True)
 
         if report.HOST_KEY not in done:
             write({"key": report.HOST_KEY, "machine": device(), "host": host_times()})

@@ -228,8 +228,9 @@ def test_vmap_over_logits_and_target_agrees_with_one_sample_at_a_time(in_dims, s
         lambda f: lambda x, target: jvp(lambda x: f(x, target), (x,), (x.cos(),))[1],
     ):
         actual = vmap(wrap(function), in_dims=in_dims)(x, target)
-        expected = torch.stack([wrap(single)(*sample) for sample in samples])
-        torch.testing.assert_close(actual, expected, equal_nan=True, **CLOSE)
+        # On the CPU: on CUDA torch's mean over ignored targets alone has the derivative 0 in forward mode, not NaN.
+        expected = torch.stack([wrap(single)(*(tensor.cpu() for tensor in sample)) for sample in samples])
+        torch.testing.assert_close(actual.cpu(), expected, equal_nan=True, **CLOSE)
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
