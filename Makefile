@@ -28,7 +28,8 @@ sources := $(shell find csrc cuda cmake python tools -type f \
   -not -path '*/__pycache__/*' -not -path '*.egg-info/*' -not -path 'python/softmax_ext/[ils]*/*')
 package_sources := CMakeLists.txt README.md pyproject.toml setup.py $(sources)
 
-.PHONY: install demo test test-cpp test-python test-kernels test-wheel test-newest lint format gpu-check bench-calls clean
+.PHONY: install demo test test-cpp test-python test-levels test-kernels test-wheel test-newest lint format gpu-check \
+  bench-calls check-exp check-arm clean
 .NOTPARALLEL:
 
 install: $(VENV)/.installed
@@ -36,7 +37,7 @@ install: $(VENV)/.installed
 demo: install
 	$(bin)/python -m examples.newsgroups
 
-test: test-cpp test-python test-kernels
+test: test-cpp test-python test-levels test-kernels
 
 test-cpp: $(VENV)/.torch
 	cmake --preset dev $(cmake_options)
@@ -45,6 +46,23 @@ test-cpp: $(VENV)/.torch
 
 test-python: install
 	$(bin)/python -m pytest
+
+# The tests of values on the instruction sets below the best that this processor has.
+test-levels: install
+	for level in portable avx2; do \
+	  (cd tests/python && SOFTMAX_EXT_CPU=$$level $(bin)/python -m pytest -q test_lengths.py test_softmax.py \
+	    test_cross_entropy.py) || exit 1; \
+	done
+
+# exp of every float32 of its range, on every instruction set.
+check-exp: $(VENV)/.torch
+	cmake --preset dev $(cmake_options)
+	cmake --build --preset dev --target test_elementary_portable test_elementary_avx2 test_elementary_avx512
+	for level in portable avx2 avx512; do EXHAUSTIVE=1 $(BUILD)/test_elementary_$$level || exit 1; done
+
+# The portable inner loops on 64-bit Arm, by cross-compilation and emulation.
+check-arm:
+	tools/check_arm.sh
 
 # The Python tests of values and derivatives, on the CUDA kernels run by the CPU executor.
 simt_library = $(abspath $(BUILD))/tests/simt/libsoftmax_ext_simt.so

@@ -5,6 +5,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "csrc/element_type.h"
+#include "csrc/registration.h"
 
 namespace softmax_ext::cuda {
 namespace {
@@ -107,3 +108,9 @@ void RowsCall::finish(cudaError_t error) {
 }
 
 }  // namespace softmax_ext::cuda
+
+// The architectures that there is machine code for, as in SOFTMAX_EXT_ARCHS.
+TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
+  if (!softmax_ext::is_first_copy()) return;
+  m.def("_cuda_architectures() -> str", [] { return std::string(SOFTMAX_EXT_CUDA_ARCHITECTURES); });
+}

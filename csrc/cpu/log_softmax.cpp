@@ -1,9 +1,32 @@
-#include "csrc/cpu/walk_rows.h"
+#include "csrc/cpu/walk_gradients.h"
+#include "csrc/cpu/walk_logits.h"
 #include "csrc/outputs.h"
 #include "csrc/registration.h"
 
 namespace softmax_ext::cpu {
 namespace {
+
+void write(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& output) {
+  dim = wrapped_dim("log_softmax", dim, self.dim());
+  map_logits<LogSoftmaxRows>(self, temperature, dim, scale, output);
+}
+
+void write_backward(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& grad_input) {
+  dim = wrapped_dim("log_softmax_backward", dim, output.dim());
+  map_gradients(
+      &simd::Kernels::log_softmax_backward, grad, output, temperature, dim, scale, grad_input);
+}
 
 Tensor log_softmax(
     const Tensor& self,
@@ -12,8 +35,7 @@ Tensor log_softmax(
     double scale,
     optional<int64_t> dtype) {
   const Tensor output = outputs::log_softmax(self, temperature, dim, scale, dtype);
-  map_logits<LogSoftmaxForward>(
-      self, temperature, wrapped_dim("log_softmax", dim, self.dim()), scale, output);
+  write(self, temperature, dim, scale, output);
   return output;
 }
 
@@ -26,8 +48,7 @@ Tensor log_softmax_backward(
     int64_t dtype) {
   const Tensor grad_input =
       outputs::log_softmax_backward(grad, output, temperature, dim, scale, dtype);
-  dim = wrapped_dim("log_softmax_backward", dim, output.dim());
-  map_gradients<LogSoftmaxBackward>(grad, output, temperature, dim, scale, grad_input);
+  write_backward(grad, output, temperature, dim, scale, grad_input);
   return grad_input;
 }
 

@@ -1,4 +1,5 @@
-#include "csrc/cpu/walk_rows.h"
+#include "csrc/cpu/walk_logits.h"
+#include "csrc/cpu/walk_reduction.h"
 #include "csrc/outputs.h"
 #include "csrc/registration.h"
 
@@ -19,15 +20,21 @@ Tensor logsumexp(
     with_element_type(result.scalar_type(), [&]<typename Out>() {
       using Lane = LaneOf<In, Out>;
       const RowScale<Lane> scales(temperature, scale, self, dim);
-      const auto in = input_rows<In>(logits);
+      const RowValues<Lane> row_scales = scales.values();
+      const std::unique_ptr<Lane[]> max(new Lane[rows.count()]), log_sum(new Lane[rows.count()]);
       Out* const out = result.mutable_data_ptr<Out>();
-      for_each_row(rows, [&](int64_t row) {
-        const LogSumExpForward<Lane, double> op{scales[row]};
-        const auto x = in[row];
-        const auto summary =
-            summarize_row(op, rows.length, [&](int64_t j) { return static_cast<Lane>(x[j]); });
-        out[row] = static_cast<Out>(op.result(summary));
-      });
+      reduce_rows(
+          rows,
+          input_rows<In>(logits),
+          scales,
+          max.get(),
+          log_sum.get(),
+          [&](int64_t first, int64_t count) {
+            for (int64_t row = first; row < first + count; ++row) {
+              const LogSumExpForward<Lane> op{{row_scales[row]}};
+              out[row] = static_cast<Out>(op.result(max[row], log_sum[row]));
+            }
+          });
     });
   });
   return result;
@@ -48,13 +55,13 @@ Tensor logsumexp_backward(
     with_element_type(grad.scalar_type(), [&]<typename Out>() {
       using Lane = LaneOf<In, Out>;
       const RowScale<Lane> scales(temperature, scale, self, dim);
-      const auto in = input_rows<In>(logits);
-      const auto out = output_rows<In>(grad_input, dim);
-      const Out* const grads = row_grads.const_data_ptr<Out>();
-      for_each_row(rows, [&](int64_t row) {
-        LogSumExpBackward<Lane, double> op{{scales[row]}, static_cast<Lane>(grads[row])};
-        map_row(op, rows.length, in[row], out[row]);
-      });
+      const Tensor grads = row_grads.to(c10::CppTypeToScalarType<Lane>::value);
+      walk_logits<LogSumExpGradientRows>(
+          rows,
+          input_rows<In>(logits),
+          output_rows<In>(grad_input, dim),
+          scales,
+          {grads.const_data_ptr<Lane>(), 1});
     });
   });
   return grad_input;

@@ -1,9 +1,32 @@
-#include "csrc/cpu/walk_rows.h"
+#include "csrc/cpu/walk_gradients.h"
+#include "csrc/cpu/walk_logits.h"
 #include "csrc/outputs.h"
 #include "csrc/registration.h"
 
 namespace softmax_ext::cpu {
 namespace {
+
+void write(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& output) {
+  dim = wrapped_dim("softmax", dim, self.dim());
+  map_logits<SoftmaxRows>(self, temperature, dim, scale, output);
+}
+
+void write_backward(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& grad_input) {
+  dim = wrapped_dim("softmax_backward", dim, output.dim());
+  map_gradients(
+      &simd::Kernels::softmax_backward, grad, output, temperature, dim, scale, grad_input);
+}
 
 Tensor softmax(
     const Tensor& self,
@@ -12,8 +35,7 @@ Tensor softmax(
     double scale,
     optional<int64_t> dtype) {
   const Tensor output = outputs::softmax(self, temperature, dim, scale, dtype);
-  map_logits<SoftmaxForward>(
-      self, temperature, wrapped_dim("softmax", dim, self.dim()), scale, output);
+  write(self, temperature, dim, scale, output);
   return output;
 }
 
@@ -25,8 +47,7 @@ Tensor softmax_backward(
     double scale,
     int64_t dtype) {
   const Tensor grad_input = outputs::softmax_backward(grad, output, temperature, dim, scale, dtype);
-  dim = wrapped_dim("softmax_backward", dim, output.dim());
-  map_gradients<SoftmaxBackward>(grad, output, temperature, dim, scale, grad_input);
+  write_backward(grad, output, temperature, dim, scale, grad_input);
   return grad_input;
 }
 

@@ -1,12 +1,18 @@
 #pragma once
-// The CPU walker: takes a row operator (csrc/numerics/row_operators.h) over the rows of tensors, in
-// parallel over rows. A row is summarized in chunks from its start, so its result does not depend
-// on the batch around it or on threads.
+// The CPU walker: takes the kernels of csrc/cpu/simd over the rows of tensors, in parallel. What a
+// row yields depends on its own elements alone, whatever the batch around it and the threads:
+//
+//   rows     contiguous rows: a kernel's, or chunk by chunk where they are longer
+//   columns  rows whose neighbours are contiguous
+//   staged   any other strides and types, and temperatures at a limit: rows are copied one by one
+//            to where they are contiguous and of the lanes' type
 
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <memory>
 
+#include "csrc/cpu/levels.h"
 #include "csrc/element_type.h"
 #include "csrc/numerics/row_operators.h"
 #include "csrc/rows.h"
@@ -14,40 +20,41 @@
 namespace softmax_ext::cpu {
 
 using at::Tensor;
+using simd::RowValues;
 using std::optional;
 
-// Elements summarized at once: a chunk of any operator's elements stays in the L1 cache.
-inline constexpr int kChunk = 512;
-
-// One row of a tensor: element j at data[j · stride].
-template <typename T>
-struct RowPointer {
-  T* data;
-  int64_t stride;
-
-  T& operator[](int64_t j) const { return data[j * stride]; }
-};
-
-// The rows of a tensor with elements of type T.
+// The rows of a tensor with elements of type T, as kernels name it.
 template <typename T>
 struct TensorRows {
   T* data;
   RowOffsets offsets;
   int64_t length_stride;
 
-  RowPointer<T> operator[](int64_t row) const { return {data + offsets[row], length_stride}; }
+  T* operator[](int64_t row) const { return data + offsets[row]; }
+  // Rows from `row` on at one distance.
+  int64_t run(int64_t row) const {
+    return offsets.dims == 1 ? INT64_MAX : offsets.sizes[0] - row % offsets.sizes[0];
+  }
+  bool has_rows(int64_t length) const { return length <= 1 || length_stride == 1; }
+  bool has_columns() const { return offsets.strides[0] == 1; }
 };
 
 template <typename T>
-TensorRows<const T> input_rows(const RowView& view) {
-  return {view.tensor.const_data_ptr<T>(), view.offsets, view.length_stride};
+TensorRows<const KernelElement<T>> input_rows(const RowView& view) {
+  return {
+      reinterpret_cast<const KernelElement<T>*>(view.tensor.const_data_ptr<T>()),
+      view.offsets,
+      view.length_stride};
 }
 
 // Outputs are contiguous: a view of theirs is never a copy.
 template <typename T>
-TensorRows<T> output_rows(const Tensor& tensor, int64_t dim) {
+TensorRows<KernelElement<T>> output_rows(const Tensor& tensor, int64_t dim) {
   const RowView view = RowView::of(tensor, dim);
-  return {view.tensor.mutable_data_ptr<T>(), view.offsets, view.length_stride};
+  return {
+      reinterpret_cast<KernelElement<T>*>(view.tensor.mutable_data_ptr<T>()),
+      view.offsets,
+      view.length_stride};
 }
 
 // 1/T of each row, from a number or from a tensor that broadcasts over the rows.
@@ -55,116 +62,134 @@ template <typename Lane>
 class RowScale {
  public:
   RowScale(const optional<Tensor>& temperature, double scale, const Tensor& self, int64_t dim)
-      : scale_(scale) {
+      : scale_(scale), is_usual_(is_usual(scale_)) {
     if (!temperature || !temperature->defined()) return;
     auto sizes = self.sizes().vec();
     if (self.dim() > 0) sizes[dim] = 1;
-    temperatures_ = temperature->expand(sizes).contiguous();
-    data_ = temperatures_.const_data_ptr<Lane>();
+    scales_ = temperature->expand(sizes).clone(at::MemoryFormat::Contiguous);
+    Lane* const data = scales_.mutable_data_ptr<Lane>();
+    is_usual_ = true;
+    for (int64_t row = 0; row < scales_.numel(); ++row) {
+      data[row] = inverse_temperature(data[row]);
+      is_usual_ = is_usual_ && is_usual(data[row]);
+    }
   }
-  Lane operator[](int64_t row) const { return data_ ? inverse_temperature(data_[row]) : scale_; }
+  explicit RowScale(double scale) : scale_(scale), is_usual_(is_usual(scale_)) {}
+
+  RowValues<Lane> values() const {
+    return scales_.defined() ? RowValues<Lane>{scales_.const_data_ptr<Lane>(), 1}
+                             : RowValues<Lane>{&scale_, 0};
+  }
+  // Whether no row is at a limit of the temperature, or poisoned by it (see scaled_distance).
+  bool is_usual() const { return is_usual_; }
+  // The factors d(x/T)/dx instead.
+  void to_gradient_scales() {
+    scale_ = gradient_scale(scale_);
+    if (!scales_.defined()) return;
+    Lane* const data = scales_.mutable_data_ptr<Lane>();
+    for (int64_t row = 0; row < scales_.numel(); ++row) data[row] = gradient_scale(data[row]);
+  }
 
  private:
+  static bool is_usual(Lane scale) { return scale > 0 && scale < kInfinity<Lane>; }
+
   Lane scale_;
-  Tensor temperatures_;
-  const Lane* data_ = nullptr;
+  bool is_usual_;
+  Tensor scales_;
 };
 
-// Calls body(row) for every row.
-template <typename Body>
-void for_each_row(const Rows& rows, Body body) {
-  // Below about this many elements a second thread costs more than it brings.
-  constexpr int64_t kElementsPerThread = 8192;
-  const int64_t grain =
-      std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(rows.length, 1));
-  at::parallel_for(0, rows.count(), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) body(row);
-  });
-}
-
-// The summary of a row whose element j is load(j).
-template <typename Operator, typename Load>
-typename Operator::Summary summarize_row(const Operator& op, int64_t length, Load load) {
-  typename Operator::Element chunk[kChunk];
-  auto summary = op.empty();
-  for (int64_t begin = 0; begin < length; begin += kChunk) {
-    const int count = static_cast<int>(std::min<int64_t>(kChunk, length - begin));
-    for (int i = 0; i < count; ++i) chunk[i] = load(begin + i);
-    const auto of_chunk = op.summarize(chunk, count);
-    summary = begin == 0 ? of_chunk : op.merge(summary, of_chunk);
+// Memory of this thread, kept for its next call.
+template <typename Lane, int slot = 0>
+Lane* scratch(int64_t count) {
+  static thread_local std::unique_ptr<Lane[]> memory;
+  static thread_local int64_t size = 0;
+  if (size < count) {
+    memory.reset(new Lane[count]);
+    size = count;
   }
-  return summary;
+  return memory.get();
 }
 
-template <typename Operator, typename T>
-void map_row(const Operator& op, int64_t length, RowPointer<const T> logits, auto output) {
-  using Lane = typename Operator::Output;
-  using Out = std::remove_reference_t<decltype(output[0])>;
-  const auto load = [&](int64_t j) { return static_cast<Lane>(logits[j]); };
-  const auto constants = op.constants(summarize_row(op, length, load));
-  for (int64_t j = 0; j < length; ++j) output[j] = static_cast<Out>(op.map(load(j), constants));
-}
+// Below about this many elements a second thread costs more than it brings.
+inline constexpr int64_t kElementsPerThread = 8192;
 
-// The types of sums: wide ones keep errors independent of the row's length.
-template <template <typename, typename> class Operator, typename Lane>
-using WithWideTotal = Operator<Lane, double>;
-
-// softmax and log_softmax: every element of a row of logits becomes one element of the output.
-template <template <typename, typename> class Operator>
-void map_logits(
-    const Tensor& self,
-    const optional<Tensor>& temperature,
-    int64_t dim,
-    double scale,
-    const Tensor& output) {
-  const Rows rows = Rows::of(self, dim);
-  const RowView logits = RowView::of(self, dim);
-  with_element_type(self.scalar_type(), [&]<typename In>() {
-    with_element_type(output.scalar_type(), [&]<typename Out>() {
-      using Lane = LaneOf<In, Out>;
-      const RowScale<Lane> scales(temperature, scale, self, dim);
-      const auto in = input_rows<In>(logits);
-      const auto out = output_rows<Out>(output, dim);
-      for_each_row(rows, [&](int64_t row) {
-        map_row(WithWideTotal<Operator, Lane>{scales[row]}, rows.length, in[row], out[row]);
-      });
-    });
+// Calls body(first, end) for ranges of rows, in parallel; borders are multiples of `multiple`.
+template <typename Body>
+void for_each_range(const Rows& rows, int64_t multiple, Body body) {
+  const int64_t length = std::max<int64_t>(rows.length, 1);
+  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / length / multiple);
+  const int64_t parts = (rows.count() + multiple - 1) / multiple;
+  at::parallel_for(0, parts, grain, [&](int64_t begin, int64_t end) {
+    body(begin * multiple, std::min(end * multiple, rows.count()));
   });
 }
 
-// Their backwards: a gradient and an output at each column become the gradient of the logit there.
-template <template <typename, typename> class Operator>
-void map_gradients(
-    const Tensor& grad,
-    const Tensor& output,
-    const optional<Tensor>& temperature,
-    int64_t dim,
-    double scale,
-    const Tensor& grad_input) {
-  const Rows rows = Rows::of(output, dim);
-  const RowView grads = RowView::of(grad, dim);
-  const RowView outputs = RowView::of(output, dim);
-  with_element_type(output.scalar_type(), [&]<typename Out>() {
-    with_element_type(grad_input.scalar_type(), [&]<typename In>() {
-      using Lane = LaneOf<In, Out>;
-      const RowScale<Lane> scales(temperature, scale, output, dim);
-      const auto grad_rows = input_rows<Out>(grads);
-      const auto out_rows = input_rows<Out>(outputs);
-      const auto in_rows = output_rows<In>(grad_input, dim);
-      for_each_row(rows, [&](int64_t row) {
-        const WithWideTotal<Operator, Lane> op{scales[row]};
-        const auto dy = grad_rows[row];
-        const auto y = out_rows[row];
-        const auto dx = in_rows[row];
-        const auto load = [&](int64_t j) {
-          return GradientElement<Lane>{static_cast<Lane>(dy[j]), static_cast<Lane>(y[j])};
-        };
-        const Lane constant = op.constants(summarize_row(op, rows.length, load));
-        for (int64_t j = 0; j < rows.length; ++j)
-          dx[j] = static_cast<In>(op.map(load(j), constant));
-      });
+// Calls body(row, count) for runs of rows that are at one distance in every operand.
+template <typename Body, typename... T>
+void for_each_run(int64_t begin, int64_t end, Body body, const TensorRows<T>&... operands) {
+  while (begin < end) {
+    const int64_t count = std::min({end - begin, operands.run(begin)...});
+    body(begin, count);
+    begin += count;
+  }
+}
+
+inline int64_t chunks_of(int64_t length) { return (length + simd::kChunk - 1) / simd::kChunk; }
+
+// Rows longer than a chunk: begin(row, chunk, offset, count), then merge(row), then
+// end(row, chunk, offset, count). Few rows are shared by threads.
+template <typename Begin, typename Merge, typename End>
+void for_each_long_row(const Rows& rows, Begin begin, Merge merge, End end) {
+  const int64_t chunks = chunks_of(rows.length);
+  const auto part = [&](auto& body, int64_t row, int64_t chunk) {
+    const int64_t offset = chunk * simd::kChunk;
+    body(row, chunk, offset, std::min(simd::kChunk, rows.length - offset));
+  };
+  if (rows.count() >= at::get_num_threads()) {
+    for_each_range(rows, 1, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) part(begin, row, chunk);
+        merge(row);
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) part(end, row, chunk);
+      }
     });
-  });
+    return;
+  }
+  const auto all = [&](auto& body) {
+    at::parallel_for(0, rows.count() * chunks, 4, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) part(body, i / chunks, i % chunks);
+    });
+  };
+  all(begin);
+  for (int64_t row = 0; row < rows.count(); ++row) merge(row);
+  all(end);
+}
+
+// The elements of a row as numbers of the lanes' type, contiguous.
+template <typename Lane, typename T>
+void gather(const T* from, int64_t stride, int64_t count, Lane* to) {
+  const auto* const elements = reinterpret_cast<const TorchElement<T>*>(from);
+  for (int64_t j = 0; j < count; ++j) to[j] = static_cast<Lane>(elements[j * stride]);
+}
+template <typename Lane, typename T>
+void scatter(const Lane* from, int64_t count, T* to, int64_t stride) {
+  auto* const elements = reinterpret_cast<TorchElement<T>*>(to);
+  for (int64_t j = 0; j < count; ++j) elements[j * stride] = static_cast<TorchElement<T>>(from[j]);
+}
+
+// A row at a limit of the temperature becomes one that means the same at T = 1; one with an invalid
+// temperature, NaN.
+template <typename Lane>
+void apply_limit(Lane* logits, int64_t count, Lane scale) {
+  if (scale > 0 && scale < kInfinity<Lane>) return;
+  Lane max = -kInfinity<Lane>;
+  for (int64_t j = 0; j < count; ++j) max = maximum(max, logits[j]);
+  for (int64_t j = 0; j < count; ++j)
+    logits[j] = scale == scale ? scaled_distance(logits[j], max, scale) : scale;
+}
+template <typename Lane>
+Lane usual_scale(Lane scale) {
+  return scale > 0 && scale < kInfinity<Lane> ? scale : Lane(1);
 }
 
 }  // namespace softmax_ext::cpu

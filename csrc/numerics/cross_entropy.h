@@ -19,12 +19,19 @@ struct CrossEntropyRow {
   Lane log_sum;
 };
 
+// `log_sum` is log Σ exp(x − max), of a row without probabilities too.
+template <typename Lane, typename Total>
+SOFTMAX_EXT_HOST_DEVICE CrossEntropyRow<Lane> cross_entropy_row(
+    Lane max, Total log_sum, Lane target_logit) {
+  const bool is_undefined = SoftmaxSummary<Lane, Total>{max, log_sum}.is_undefined();
+  const Total defined = is_undefined ? kNaN<Total> : log_sum;
+  const Total distance = Total(max) - Total(target_logit);
+  return {Lane(distance + defined), max, Lane(defined)};
+}
 template <typename Lane, typename Total>
 SOFTMAX_EXT_HOST_DEVICE CrossEntropyRow<Lane> cross_entropy_row(
     SoftmaxSummary<Lane, Total> summary, Lane target_logit) {
-  const Total log_sum = summary.is_undefined() ? kNaN<Total> : summary.log_sum();
-  const Total distance = Total(summary.max) - Total(target_logit);
-  return {Lane(distance + log_sum), summary.max, Lane(log_sum)};
+  return cross_entropy_row(summary.max, summary.log_sum(), target_logit);
 }
 
 template <typename Lane>

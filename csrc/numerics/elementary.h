@@ -15,6 +15,25 @@ inline constexpr Lane kLargest = std::numeric_limits<Lane>::max();
 template <typename Lane>
 inline constexpr Lane kNaN = static_cast<Lane>(__builtin_nan(""));
 
+// Lanes are numbers, or vectors of numbers of the type L::Scalar.
+template <typename L>
+struct ScalarOfLanes {
+  using Type = L;
+};
+template <typename L>
+requires requires { typename L::Scalar; }
+struct ScalarOfLanes<L> {
+  using Type = typename L::Scalar;
+};
+template <typename L>
+using ScalarOf = typename ScalarOfLanes<L>::Type;
+
+// Vectors choose lane by lane.
+template <typename Lane>
+SOFTMAX_EXT_HOST_DEVICE Lane select(bool condition, Lane a, Lane b) {
+  return condition ? a : b;
+}
+
 SOFTMAX_EXT_HOST_DEVICE float exponential(float x) { return ::expf(x); }
 SOFTMAX_EXT_HOST_DEVICE double exponential(double x) { return ::exp(x); }
 SOFTMAX_EXT_HOST_DEVICE float exponential_of_2(float x) { return ::exp2f(x); }
@@ -105,7 +124,7 @@ SOFTMAX_EXT_HOST_DEVICE Lane inverse_temperature(Lane temperature) {
 // probabilities do not move.
 template <typename Lane>
 SOFTMAX_EXT_HOST_DEVICE Lane gradient_scale(Lane scale) {
-  return scale == kInfinity<Lane> ? Lane(0) : scale;
+  return select(scale == Lane(kInfinity<ScalarOf<Lane>>), Lane(0), scale);
 }
 
 }  // namespace softmax_ext

@@ -64,13 +64,14 @@ struct OverLogits {
     return exponential(scaled_distance(logit, max, scale));
   }
   SOFTMAX_EXT_HOST_DEVICE static Summary summary_of(Lane max, Total sum, Total maxima) {
-    const Total others = leaves_out_maxima && max != -kInfinity<Lane> ? maxima - 1 : Total(-1);
-    return {max, sum + others};
+    if constexpr (!leaves_out_maxima) return {max, sum - Total(1)};
+    const auto is_empty = max == Lane(-kInfinity<ScalarOf<Lane>>);
+    return {max, sum + select(is_empty, Total(-1), maxima - Total(1))};
   }
 
   // A row without probabilities, by its logits or by an invalid temperature.
-  SOFTMAX_EXT_HOST_DEVICE bool is_undefined(Summary summary) const {
-    return summary.is_undefined() || scale != scale;
+  SOFTMAX_EXT_HOST_DEVICE auto is_undefined(Summary summary) const {
+    return summary.is_undefined() | (scale != scale);
   }
 };
 
@@ -86,7 +87,8 @@ struct SoftmaxForward : OverLogits<Lane, Total, false> {
   };
 
   SOFTMAX_EXT_HOST_DEVICE Constants constants(Summary summary) const {
-    return {summary.max, this->is_undefined(summary) ? kNaN<Lane> : Lane(1 / summary.sum())};
+    const Lane undefined(kNaN<ScalarOf<Lane>>);
+    return {summary.max, select(this->is_undefined(summary), undefined, Lane(1 / summary.sum()))};
   }
   SOFTMAX_EXT_HOST_DEVICE Lane map(Lane logit, Constants row) const {
     return exponential(scaled_distance(logit, row.max, scale)) * row.inverse_sum;
@@ -111,10 +113,15 @@ struct LogSoftmaxForward : OverLogits<Lane, Total> {
   };
 
   SOFTMAX_EXT_HOST_DEVICE Constants constants(Summary summary) const {
-    return {summary.max, this->is_undefined(summary) ? kNaN<Lane> : Lane(summary.log_sum())};
+    const Lane undefined(kNaN<ScalarOf<Lane>>);
+    return {summary.max, select(this->is_undefined(summary), undefined, Lane(summary.log_sum()))};
   }
   SOFTMAX_EXT_HOST_DEVICE Lane map(Lane logit, Constants row) const {
     return scaled_distance(logit, row.max, scale) - row.log_sum;
+  }
+  // Where the temperature is not one of its limits.
+  SOFTMAX_EXT_HOST_DEVICE Lane usual_map(Lane logit, Constants row) const {
+    return (logit - row.max) * scale - row.log_sum;
   }
 };
 
@@ -124,10 +131,12 @@ struct LogSumExpForward : OverLogits<Lane, Total> {
   using OverLogits<Lane, Total>::scale;
 
   // −inf for no logits or −inf alone, +inf with a +inf; NaN at T = 0, where the value has no limit.
-  SOFTMAX_EXT_HOST_DEVICE Lane result(Summary summary) const {
+  SOFTMAX_EXT_HOST_DEVICE Lane result(Lane max, Total log_sum) const {
     const bool is_valid = scale >= 0 && scale < kInfinity<Lane>;
-    return is_valid ? Lane(Total(scaled_distance(summary.max, Lane(0), scale)) + summary.log_sum())
-                    : kNaN<Lane>;
+    return is_valid ? Lane(Total(scaled_distance(max, Lane(0), scale)) + log_sum) : kNaN<Lane>;
+  }
+  SOFTMAX_EXT_HOST_DEVICE Lane result(Summary summary) const {
+    return result(summary.max, summary.log_sum());
   }
 };
 
@@ -147,12 +156,14 @@ struct LogSumExpBackward : OverLogits<Lane, Total, false> {
   // A row of −inf alone takes no gradient (torch: NaN). With a +inf only its own column is NaN, as
   // in torch.
   SOFTMAX_EXT_HOST_DEVICE Constants constants(Summary summary) const {
-    if (summary.max == -kInfinity<Lane> && summary.rest == -1 && scale == scale)
-      return {Lane(0), Lane(0)};
-    const Lane inverse_sum = summary.max == kInfinity<Lane> && summary.rest == summary.rest
-                                 ? Lane(0)
-                                 : Lane(1 / summary.sum());
-    return {summary.max, grad * inverse_sum * gradient_scale(scale)};
+    const Lane infinity(kInfinity<ScalarOf<Lane>>);
+    const Lane none(0);
+    const auto is_empty =
+        (summary.max == -infinity) & (summary.rest == Total(-1)) & (scale == scale);
+    const auto has_infinity = (summary.max == infinity) & (summary.rest == summary.rest);
+    const Lane inverse_sum = select(has_infinity, none, Lane(1 / summary.sum()));
+    const Lane factor = grad * inverse_sum * gradient_scale(scale);
+    return {select(is_empty, none, summary.max), select(is_empty, none, factor)};
   }
   SOFTMAX_EXT_HOST_DEVICE Lane map(Lane logit, Constants row) const {
     return exponential(scaled_distance(logit, row.max, scale)) * row.factor;
@@ -208,7 +219,10 @@ struct SoftmaxBackward : OverGradients<Lane, Total> {
     return element.grad * element.output;
   }
   SOFTMAX_EXT_HOST_DEVICE Lane map(Element element, Lane dot) const {
-    return element.output * (element.grad - dot) * gradient_scale(scale);
+    return usual_map(element, dot, gradient_scale(scale));
+  }
+  SOFTMAX_EXT_HOST_DEVICE static Lane usual_map(Element element, Lane dot, Lane factor) {
+    return element.output * (element.grad - dot) * factor;
   }
 };
 
@@ -226,7 +240,10 @@ struct LogSoftmaxBackward : OverGradients<Lane, Total> {
   }
   SOFTMAX_EXT_HOST_DEVICE static Lane term(Element element) { return element.grad; }
   SOFTMAX_EXT_HOST_DEVICE Lane map(Element element, Lane sum) const {
-    return (element.grad - exponential(element.output) * sum) * gradient_scale(scale);
+    return usual_map(element, sum, gradient_scale(scale));
+  }
+  SOFTMAX_EXT_HOST_DEVICE static Lane usual_map(Element element, Lane sum, Lane factor) {
+    return (element.grad - exponential(element.output) * sum) * factor;
   }
 };
 

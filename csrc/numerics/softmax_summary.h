@@ -24,8 +24,9 @@ struct SoftmaxSummary {
   SOFTMAX_EXT_HOST_DEVICE Total sum() const { return 1 + rest; }
 
   // Of a row without probabilities: all −inf, or with +inf. (NaN is in the sum already.)
-  SOFTMAX_EXT_HOST_DEVICE bool is_undefined() const {
-    return max == kInfinity<Lane> || max == -kInfinity<Lane>;
+  SOFTMAX_EXT_HOST_DEVICE auto is_undefined() const {
+    constexpr auto infinity = kInfinity<ScalarOf<Lane>>;
+    return (max == Lane(infinity)) | (max == Lane(-infinity));
   }
 
   // log Σ exp((x − max) · scale).

@@ -8,7 +8,7 @@ from softmax_ext import _library
 _library.load()
 
 from softmax_ext import _vmap, nn  # noqa: E402, F401  (they need the operators)
-from softmax_ext._library import __version__, cmake_prefix_path, include_dir, library_path  # noqa: E402
+from softmax_ext._library import __version__, cmake_prefix_path, include_dir, info, library_path  # noqa: E402
 from softmax_ext.functional import cross_entropy, log_softmax, logsumexp, softmax  # noqa: E402
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "cmake_prefix_path",
     "cross_entropy",
     "include_dir",
+    "info",
     "library_path",
     "log_softmax",
     "logsumexp",

@@ -43,6 +43,27 @@ def load() -> None:
     torch.ops.load_library(str(path))
 
 
+def info() -> dict[str, str | None]:
+    """What this installation is made of, for a bug report and for choosing kernels.
+
+    Returns:
+        ``version`` of softmax_ext, ``torch``, ``library`` (the path), ``cpu`` (the instruction set that its CPU kernels
+        use here: "avx512", "avx2" or "portable"; the environment variables SOFTMAX_EXT_CPU and ATEN_CPU_CAPABILITY are
+        upper limits) and ``cuda`` (the architectures that it has kernels for, as "80 90", or None).
+
+    >>> softmax_ext.info()["cpu"]  # doctest: +SKIP
+    'avx512'
+    """
+    operators = torch.ops.softmax_ext
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "library": library_path,
+        "cpu": operators._cpu_level() if hasattr(operators, "_cpu_level") else None,
+        "cuda": operators._cuda_architectures() if hasattr(operators, "_cuda_architectures") else None,
+    }
+
+
 def _check_torch(version_file: Path) -> None:
     if not version_file.exists():
         raise ImportError(

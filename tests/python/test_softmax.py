@@ -6,7 +6,7 @@ import pytest
 import reference
 import tolerances
 import torch
-from backend import ON_CUDA_KERNELS, cpu_kernels_only
+from backend import cpu_kernels_only
 
 import softmax_ext
 
@@ -60,7 +60,7 @@ def test_float64_is_within_its_bound_of_long_double(length):
         error = abs(softmax_ext.softmax(x, 1).cpu().numpy() - expected) / expected
         assert (error <= 8 * u * (1 + distances(x).cpu().numpy())).all()
         expected = reference.logsumexp_in_long_double(x.cpu().numpy())
-        largest = torch.maximum(torch.from_numpy(expected.astype(float)).abs(), x.amax(1).abs()).clamp(min=1.0)
+        largest = torch.maximum(torch.from_numpy(expected.astype(float)).abs(), x.amax(1).abs().cpu()).clamp(min=1.0)
         error = abs(softmax_ext.logsumexp(x, 1).cpu().numpy() - expected)
         assert (error <= 2 * tolerances.ulp(largest, torch.float64).cpu().numpy()).all()
 
@@ -232,10 +232,8 @@ def test_every_dim_and_layout_gives_the_values_of_the_contiguous_row(name, shape
             y = f(x, dim)
             rows = x.movedim(dim, -1).reshape(-1, x.shape[dim]).contiguous()
             expected = torch.stack([f(row, 0) for row in rows]).reshape(x.movedim(dim, -1).shape).movedim(-1, dim)
-            # The CUDA kernels of another dim sum in another order.
-            tolerance = (
-                {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-6} if ON_CUDA_KERNELS else {"rtol": 0, "atol": 0}
-            )
+            # Rows whose neighbours are contiguous are summed in another order than contiguous rows.
+            tolerance = {"rtol": 8 * torch.finfo(dtype).eps, "atol": 8 * torch.finfo(dtype).eps}
             torch.testing.assert_close(y, expected, **tolerance)
             assert y.is_contiguous()
             assert y.data_ptr() != x.data_ptr()

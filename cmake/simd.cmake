@@ -1,0 +1,26 @@
+# The CPU kernels, once per instruction set: csrc/cpu/levels.cpp chooses among them.
+
+set(simd_levels portable)
+set(simd_portable_options "")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  list(APPEND simd_levels avx2 avx512)
+  set(simd_avx2_options -march=x86-64-v3)
+  # The headers of GCC 12 use registers uninitialized on purpose, and warn of it.
+  set(simd_avx512_options -march=x86-64-v4 -mprefer-vector-width=512 -Wno-uninitialized -Wno-maybe-uninitialized)
+endif()
+
+foreach(level IN LISTS simd_levels)
+  add_library(
+    softmax_ext_simd_${level} OBJECT
+    csrc/cpu/simd/backward.cpp
+    csrc/cpu/simd/cross_entropy.cpp
+    csrc/cpu/simd/log_softmax.cpp
+    csrc/cpu/simd/reduction.cpp
+    csrc/cpu/simd/softmax.cpp)
+  # -O2 whatever the build: without inlining, vectors would go through memory. No errno: a call of exp would set it.
+  target_compile_options(softmax_ext_simd_${level} PRIVATE -O2 -fno-math-errno ${simd_${level}_options})
+  target_compile_definitions(softmax_ext_simd_${level} PRIVATE SOFTMAX_EXT_LEVEL=${level})
+  target_link_libraries(softmax_ext_simd_${level} PRIVATE softmax_ext_options)
+  set_target_properties(softmax_ext_simd_${level} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  target_link_libraries(softmax_ext PRIVATE softmax_ext_simd_${level})
+endforeach()

@@ -1,0 +1,190 @@
+#pragma once
+// Rows whose neighbours are contiguous: lanes lie across rows, and no sum is made across lanes.
+
+#include <type_traits>
+
+#include "csrc/cpu/simd/kernels.h"
+#include "csrc/cpu/simd/spans.h"
+
+namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL {
+
+// Vectors of columns worked on at once, as registers allow.
+inline constexpr int kTile = kVectorBytes == 64 ? 8 : 4;
+static_assert(kTile * Lanes<float>::kCount <= kColumns);
+
+// Columns [first, first + vectors · lanes) of a matrix whose rows are `stride` apart; of the last
+// vector only `in_last` exist.
+template <typename T, int vectors>
+struct ColumnTile {
+  using Scalar = LaneOf<std::remove_const_t<T>>;
+  using L = Lanes<Scalar>;
+
+  T* data;
+  int64_t stride;
+  int in_last;
+
+  SOFTMAX_EXT_INLINE bool is_whole(int v) const { return v + 1 < vectors || in_last == L::kCount; }
+  SOFTMAX_EXT_INLINE L load(int64_t j, int v) const {
+    const T* const from = data + j * stride + v * L::kCount;
+    return is_whole(v) ? SOFTMAX_EXT_LEVEL::load(from) : load_some(from, in_last, L(Scalar(0)));
+  }
+  SOFTMAX_EXT_INLINE void store(int64_t j, int v, L lanes) const {
+    T* const to = data + j * stride + v * L::kCount;
+    if (is_whole(v))
+      SOFTMAX_EXT_LEVEL::store(to, lanes);
+    else
+      store_some(to, lanes, in_last);
+  }
+};
+
+// Calls body.operator()<vectors>(first column, lanes in the last vector) for all columns.
+template <typename Scalar, int tile, typename Body>
+SOFTMAX_EXT_INLINE void for_each_tile(int64_t count, Body body) {
+  constexpr int kLanes = Lanes<Scalar>::kCount;
+  int64_t first = 0;
+  for (; first + tile * kLanes <= count; first += tile * kLanes)
+    body.template operator()<tile>(first, kLanes);
+  for (; first < count; first += kLanes)
+    body.template operator()<1>(
+        first, static_cast<int>(count - first < kLanes ? count - first : kLanes));
+}
+
+template <typename Scalar>
+SOFTMAX_EXT_INLINE Lanes<Scalar> lanes_of(RowValues<Scalar> values, int64_t first, int count) {
+  using L = Lanes<Scalar>;
+  if (values.stride == 0) return L(values.data[0]);
+  return load_some(values.data + first, count, L(Scalar(0)));
+}
+
+// Those of a tile.
+template <int vectors, typename Scalar>
+SOFTMAX_EXT_INLINE void tile_lanes(
+    RowValues<Scalar> values, int64_t first, int in_last, Lanes<Scalar> (&lanes)[vectors]) {
+  constexpr int kLanes = Lanes<Scalar>::kCount;
+  unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA {
+    lanes[v] = lanes_of(values, first + v * kLanes, v + 1 < vectors ? kLanes : in_last);
+  });
+}
+
+template <int vectors, typename T>
+SOFTMAX_EXT_INLINE void column_maxima(
+    const ColumnTile<const T, vectors>& x, int64_t length, Lanes<LaneOf<T>> (&max)[vectors]) {
+  using L = Lanes<LaneOf<T>>;
+  for (L& lanes : max) lanes = L(-kInfinity<LaneOf<T>>);
+  for (int64_t j = 0; j < length; ++j)
+    unrolled<vectors>([&](auto v)
+                          SOFTMAX_EXT_INLINE_LAMBDA { max[v] = larger(x.load(j, v), max[v]); });
+}
+
+// Σ term(j, v) of each column: in blocks, added up in double.
+template <int vectors, typename Scalar, typename Term>
+SOFTMAX_EXT_INLINE void column_sums(int64_t length, Total<Scalar> (&total)[vectors], Term term) {
+  constexpr int64_t kColumnBlock = 32;
+  using L = Lanes<Scalar>;
+  for (auto& lanes : total) lanes = Total<Scalar>(0.0);
+  for (int64_t begin = 0; begin < length; begin += kColumnBlock) {
+    const int64_t end = length - begin < kColumnBlock ? length : begin + kColumnBlock;
+    L sum[vectors];
+    for (L& lanes : sum) lanes = L(Scalar(0));
+    for (int64_t j = begin; j < end; ++j)
+      unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { sum[v] += term(j, v); });
+    unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { total[v].add(sum[v]); });
+  }
+}
+
+// The summaries without the maxima's own 1, of whole columns.
+template <int vectors, typename T>
+struct ColumnSummaries {
+  using Scalar = LaneOf<T>;
+  using L = Lanes<Scalar>;
+
+  L max[vectors];
+  Total<Scalar> rest[vectors];
+
+  SOFTMAX_EXT_INLINE ColumnSummaries(
+      const ColumnTile<const T, vectors>& x, int64_t length, const L (&scale)[vectors]) {
+    column_maxima(x, length, max);
+    L base[vectors], maxima[vectors];
+    unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA {
+      base[v] = finite_base(max[v]);
+      maxima[v] = L(Scalar(0));
+    });
+    column_sums(length, rest, [&](int64_t j, int v) SOFTMAX_EXT_INLINE_LAMBDA {
+      const L logit = x.load(j, v);
+      const auto is_max = logit == max[v];
+      maxima[v] += select(is_max, L(Scalar(1)), L(Scalar(0)));
+      return select(is_max, L(Scalar(0)), exponential((logit - base[v]) * scale[v]));
+    });
+    unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA {
+      const auto is_empty = max[v] == L(-kInfinity<Scalar>);
+      rest[v].add(select(is_empty, L(Scalar(-1)), maxima[v] - L(Scalar(1))));
+    });
+  }
+  SOFTMAX_EXT_INLINE L log_sum(int v) const {
+    if constexpr (sizeof(Scalar) == 8)
+      return logarithm_of_1_plus(rest[v].vectors[0]);
+    else
+      return join(logarithm_of_1_plus(rest[v].vectors[0]), logarithm_of_1_plus(rest[v].vectors[1]));
+  }
+};
+
+// --- Short rows are made columns of a tile that lies in the L1 cache.
+
+// Below so many elements a row fills less than half of a vector.
+template <typename Scalar>
+inline constexpr int kShort = Lanes<Scalar>::kCount / 2;
+
+template <typename Scalar>
+struct Transposed {
+  using L = Lanes<Scalar>;
+  static constexpr int kRows = 4 * L::kCount;
+
+  Scalar elements[kShort<Scalar> * kRows];  // element j of row r at j · kRows + r
+  Scalar rows[kRows * L::kCount];           // row r at r · lanes
+
+  template <typename T>
+  SOFTMAX_EXT_INLINE void read(const T* from, int64_t stride, int count, int length) {
+    for (int r = 0; r < count; ++r)
+      store(rows + r * L::kCount, load_some(from + r * stride, length, L(Scalar(0))));
+    for (int j = 0; j < length; ++j)
+      for (int r = 0; r < count; ++r) elements[j * kRows + r] = rows[r * L::kCount + j];
+  }
+  template <typename T>
+  SOFTMAX_EXT_INLINE void write(T* to, int64_t stride, int count, int length) {
+    for (int j = 0; j < length; ++j)
+      for (int r = 0; r < count; ++r) rows[r * L::kCount + j] = elements[j * kRows + r];
+    for (int r = 0; r < count; ++r) store_some(to + r * stride, load(rows + r * L::kCount), length);
+  }
+};
+
+// Calls body(first row, rows) for blocks of rows.
+template <typename Scalar, typename Body>
+SOFTMAX_EXT_INLINE void for_each_block(int64_t rows, Body body) {
+  constexpr int kRows = Transposed<Scalar>::kRows;
+  for (int64_t first = 0; first < rows; first += kRows)
+    body(first, static_cast<int>(rows - first < kRows ? rows - first : kRows));
+}
+
+// Short rows of logits, by way of kernels of columns of their lanes.
+template <typename In, typename Out, typename Columns>
+SOFTMAX_EXT_INLINE void as_columns(const Logits<In, Out>& logits, Columns columns) {
+  using Scalar = LaneOf<In>;
+  const int length = static_cast<int>(logits.length);
+  Transposed<Scalar> input, output;
+  for_each_block<Scalar>(logits.count, [&](int64_t first, int count) {
+    input.read(logits.in + first * logits.in_stride, logits.in_stride, count, length);
+    columns(Logits<Scalar, Scalar>{
+        input.elements,
+        input.kRows,
+        output.elements,
+        output.kRows,
+        count,
+        length,
+        logits.scale.from(first),
+        nullptr,
+        logits.grad.from(first)});
+    output.write(logits.out + first * logits.out_stride, logits.out_stride, count, length);
+  });
+}
+
+}  // namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL

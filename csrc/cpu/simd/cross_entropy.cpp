@@ -1,0 +1,73 @@
+// The gradient of the cross-entropy loss. (The loss is made of what reduction.cpp yields.)
+
+#include "csrc/numerics/cross_entropy.h"
+
+#include "csrc/cpu/simd/columns.h"
+#include "csrc/cpu/simd/rows.h"
+
+namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL {
+namespace {
+
+template <typename In>
+void rows(const CrossEntropyGradients<In>& gradients) {
+  using L = Lanes<LaneOf<In>>;
+  for (int64_t row = 0; row < gradients.count; ++row) {
+    const L max(gradients.max[row]), factor(gradients.factor[row]);
+    map_span(
+        gradients.length,
+        gradients.out + row * gradients.out_stride,
+        [&](L logit) SOFTMAX_EXT_INLINE_LAMBDA { return exponential(logit - max) * factor; },
+        gradients.in + row * gradients.in_stride);
+  }
+}
+
+template <typename In>
+void columns(const CrossEntropyGradients<In>& gradients) {
+  using Scalar = LaneOf<In>;
+  using L = Lanes<Scalar>;
+  for_each_tile<Scalar, kTile>(gradients.count, [&]<int vectors>(int64_t first, int in_last) {
+    const ColumnTile<const In, vectors> x{gradients.in + first, gradients.in_stride, in_last};
+    const ColumnTile<In, vectors> dx{gradients.out + first, gradients.out_stride, in_last};
+    L max[vectors], factor[vectors];
+    tile_lanes(gradients.max, first, in_last, max);
+    tile_lanes(gradients.factor, first, in_last, factor);
+    for (int64_t j = 0; j < gradients.length; ++j)
+      unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA {
+        dx.store(j, v, exponential(x.load(j, v) - max[v]) * factor[v]);
+      });
+  });
+}
+
+template <typename Scalar>
+void constants(
+    int64_t count,
+    const Scalar* max,
+    const Scalar* log_sum,
+    const Scalar* grad,
+    Scalar* factor,
+    Scalar* true_class) {
+  using L = Lanes<Scalar>;
+  const auto some_constants = [&](int64_t at, int some) SOFTMAX_EXT_INLINE_LAMBDA {
+    const L none(Scalar(0));
+    const L sum = load_some(log_sum + at, some, none);
+    const L upstream = quieted(load_some(grad + at, some, none));
+    const L distance =
+        (load_some(true_class + at, some, none) - load_some(max + at, some, none)) - sum;
+    store_some(factor + at, exponential(-sum) * upstream, some);
+    store_some(true_class + at, exponential_minus_1(distance) * upstream, some);
+  };
+  for (int64_t at = 0; at < count; at += L::kCount)
+    some_constants(at, static_cast<int>(count - at < L::kCount ? count - at : L::kCount));
+}
+
+template <typename In>
+constexpr CrossEntropyBackwardKernels<In> kernels() {
+  return {rows<In>, columns<In>, constants<LaneOf<In>>};
+}
+
+}  // namespace
+
+const ByType<CrossEntropyBackwardKernels> cross_entropy_backward_table = {
+    kernels<float>(), kernels<double>(), kernels<BFloat16>(), kernels<Float16>()};
+
+}  // namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL

@@ -1,0 +1,202 @@
+#pragma once
+// The inner loops of the CPU backend, compiled once per instruction set, and the tables by which
+// they are called. No torch here, and nothing from the standard library that could be shared by
+// objects of two instruction sets.
+//
+// Three kinds of kernel make every operator:
+//   rows     whole rows, each contiguous and of at most kChunk elements
+//   columns  whole rows whose neighbours are contiguous: element j of row r is at j · stride + r
+//   chunks   a part of a longer row: `summarize`, then `finish` once the summaries are merged
+//
+// In- and output may be the same memory.
+
+#include "csrc/cpu/simd/element.h"
+#include "csrc/numerics/softmax_summary.h"
+
+namespace softmax_ext::simd {
+
+// Longer rows are worked on in chunks of so many elements, whatever the number of threads; a chunk
+// and its terms stay in the L1 cache.
+inline constexpr int64_t kChunk = 4096;
+// What columns are worked on at once; a thread's share is a multiple of it.
+inline constexpr int64_t kColumns = 128;
+
+template <typename T>
+using Summary = SoftmaxSummary<LaneOf<T>, double>;
+
+// A value for each row, or with stride 0 one for all.
+template <typename Lane>
+struct RowValues {
+  const Lane* data;
+  int64_t stride;
+
+  SOFTMAX_EXT_HOST_DEVICE Lane operator[](int64_t row) const { return data[row * stride]; }
+  SOFTMAX_EXT_HOST_DEVICE RowValues from(int64_t row) const {
+    return {data + row * stride, stride};
+  }
+};
+
+// Rows or columns of logits that become as many of an output.
+template <typename In, typename Out>
+struct Logits {
+  const In* in;
+  int64_t in_stride;
+  Out* out;
+  int64_t out_stride;
+  int64_t count;
+  int64_t length;
+  RowValues<LaneOf<In>> scale;  // 1/T, positive and finite
+  LaneOf<In>* scratch;          // room for the terms of a row, or of kColumns columns
+  RowValues<LaneOf<In>> grad;   // only logsumexp_backward: that of each row's result
+};
+
+template <typename In, typename Out>
+struct SoftmaxKernels {
+  void (*rows)(const Logits<In, Out>&);
+  void (*columns)(const Logits<In, Out>&);
+  Summary<In> (*summarize)(const In* x, LaneOf<In>* terms, int64_t count, LaneOf<In> scale);
+  void (*finish)(const LaneOf<In>* terms, Out* y, int64_t count, LaneOf<In> factor);
+};
+
+template <typename In, typename Out>
+struct LogSoftmaxKernels {
+  void (*rows)(const Logits<In, Out>&);
+  void (*columns)(const Logits<In, Out>&);
+  void (*finish)(
+      const In* x, Out* y, int64_t count, LaneOf<In> max, LaneOf<In> scale, LaneOf<In> log_sum);
+};
+
+// Rows or columns of logits, of which the maximum and log Σ exp((x − max) · scale) are wanted.
+template <typename In>
+struct Reduction {
+  const In* in;
+  int64_t in_stride;
+  int64_t count;
+  int64_t length;
+  RowValues<LaneOf<In>> scale;
+  LaneOf<In>* max;
+  LaneOf<In>* log_sum;
+};
+
+template <typename In>
+struct ReductionKernels {
+  void (*rows)(const Reduction<In>&);
+  void (*columns)(const Reduction<In>&);
+  Summary<In> (*summarize)(const In* x, int64_t count, LaneOf<In> scale);
+};
+
+// Longer rows are SoftmaxKernels' to do, with other constants, and but for those with a +inf.
+template <typename In>
+struct LogSumExpBackwardKernels {
+  void (*rows)(const Logits<In, In>&);
+  void (*columns)(const Logits<In, In>&);
+  // A row that has one: the gradient is NaN there, and 0 elsewhere unless a logit is NaN.
+  void (*beside_infinity)(
+      const In* x, int64_t x_stride, In* y, int64_t y_stride, int64_t count, LaneOf<In> grad);
+};
+
+// exp(x − max) · factor: the gradient of every logit but that of the true class.
+template <typename In>
+struct CrossEntropyGradients {
+  const In* in;
+  int64_t in_stride;
+  In* out;
+  int64_t out_stride;
+  int64_t count;
+  int64_t length;
+  RowValues<LaneOf<In>> max;
+  RowValues<LaneOf<In>> factor;
+};
+
+template <typename In>
+struct CrossEntropyBackwardKernels {
+  void (*rows)(const CrossEntropyGradients<In>&);  // of any length
+  void (*columns)(const CrossEntropyGradients<In>&);
+  // What the map needs, of `count` rows: exp(−log_sum) · grad, and expm1((x − max) − log_sum) · grad
+  // with x the target's logit, which comes in in `true_class`.
+  void (*constants)(
+      int64_t count,
+      const LaneOf<In>* max,
+      const LaneOf<In>* log_sum,
+      const LaneOf<In>* grad,
+      LaneOf<In>* factor,
+      LaneOf<In>* true_class);
+};
+
+// The gradient of an output, that output, and where the gradient of the logits goes.
+template <typename Out, typename In>
+struct Gradients {
+  const Out* grad;
+  int64_t grad_stride;
+  const Out* output;
+  int64_t output_stride;
+  In* grad_input;
+  int64_t grad_input_stride;
+  int64_t count;
+  int64_t length;
+  RowValues<LaneOf<Out>> scale;  // the factor d(x/T)/dx
+};
+
+template <typename Out, typename In>
+struct BackwardKernels {
+  void (*rows)(const Gradients<Out, In>&);
+  void (*columns)(const Gradients<Out, In>&);
+  double (*summarize)(const Out* grad, const Out* output, int64_t count);
+  void (*finish)(
+      const Out* grad,
+      const Out* output,
+      In* grad_input,
+      int64_t count,
+      LaneOf<Out> sum,
+      LaneOf<Out> scale);
+};
+
+// One member per pair of types that has kernels of its own; see `of`.
+template <template <typename, typename> class Kernels>
+struct ByTypes {
+  Kernels<float, float> f32;
+  Kernels<double, double> f64;
+  Kernels<BFloat16, BFloat16> bf16;
+  Kernels<Float16, Float16> f16;
+  Kernels<BFloat16, float> bf16_f32;
+  Kernels<Float16, float> f16_f32;
+};
+template <template <typename> class Kernels>
+struct ByType {
+  Kernels<float> f32;
+  Kernels<double> f64;
+  Kernels<BFloat16> bf16;
+  Kernels<Float16> f16;
+};
+
+struct Kernels {
+  const char* level;
+  const ByTypes<SoftmaxKernels>* softmax;
+  const ByTypes<LogSoftmaxKernels>* log_softmax;
+  const ByTypes<BackwardKernels>* softmax_backward;
+  const ByTypes<BackwardKernels>* log_softmax_backward;
+  const ByType<ReductionKernels>* reduction;
+  const ByType<LogSumExpBackwardKernels>* logsumexp_backward;
+  const ByType<CrossEntropyBackwardKernels>* cross_entropy_backward;
+};
+
+// The objects of one instruction set.
+#define SOFTMAX_EXT_TABLES(level)                                                \
+  namespace level {                                                              \
+  extern const ByTypes<SoftmaxKernels> softmax_table;                            \
+  extern const ByTypes<LogSoftmaxKernels> log_softmax_table;                     \
+  extern const ByTypes<BackwardKernels> softmax_backward_table;                  \
+  extern const ByTypes<BackwardKernels> log_softmax_backward_table;              \
+  extern const ByType<ReductionKernels> reduction_table;                         \
+  extern const ByType<LogSumExpBackwardKernels> logsumexp_backward_table;        \
+  extern const ByType<CrossEntropyBackwardKernels> cross_entropy_backward_table; \
+  }
+
+SOFTMAX_EXT_TABLES(portable)
+#if defined(__x86_64__)
+SOFTMAX_EXT_TABLES(avx2)
+SOFTMAX_EXT_TABLES(avx512)
+#endif
+#undef SOFTMAX_EXT_TABLES
+
+}  // namespace softmax_ext::simd

@@ -1,0 +1,204 @@
+// softmax, and the gradient of logsumexp, which is a softmax with another factor.
+
+#include "csrc/cpu/simd/columns.h"
+#include "csrc/cpu/simd/rows.h"
+
+namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL {
+namespace {
+
+template <typename Lane, typename Total>
+struct Softmax {
+  static constexpr bool kHasGrad = false;
+  SOFTMAX_EXT_INLINE static Lane factor(Lane scale, Lane, Lane max, Total sum) {
+    const SoftmaxForward<Lane, Total> op{scale};
+    return op.constants(op.summary_of(max, sum, Total(0))).inverse_sum;
+  }
+};
+
+template <typename Lane, typename Total>
+struct LogSumExpGradient {
+  static constexpr bool kHasGrad = true;
+  SOFTMAX_EXT_INLINE static Lane factor(Lane scale, Lane grad, Lane max, Total sum) {
+    const LogSumExpBackward<Lane, Total> op{{scale}, grad};
+    return op.constants(op.summary_of(max, sum, Total(0))).factor;
+  }
+};
+
+template <typename In>
+void beside_infinity(
+    const In* x, int64_t x_stride, In* y, int64_t y_stride, int64_t count, LaneOf<In> grad) {
+  using Scalar = LaneOf<In>;
+  using L = Lanes<Scalar>;
+  bool has_nan = false;
+  for (int64_t j = 0; j < count; ++j) {
+    const Scalar logit = load_some(x + j * x_stride, 1, L(Scalar(0)))[0];
+    has_nan |= logit != logit;
+  }
+  const Scalar elsewhere = has_nan ? kNaN<Scalar> : grad * 0;
+  for (int64_t j = 0; j < count; ++j) {
+    const Scalar logit = load_some(x + j * x_stride, 1, L(Scalar(0)))[0];
+    const Scalar gradient = logit == kInfinity<Scalar> ? kNaN<Scalar> : elsewhere;
+    store_some(y + j * y_stride, L(gradient), 1);
+  }
+}
+
+// The terms of a row longer than registers hold are kept in the output, if that has their type.
+template <typename In, typename Out>
+SOFTMAX_EXT_INLINE LaneOf<In>* place_for_terms(Out* y, LaneOf<In>* scratch) {
+  if constexpr (sizeof(Out) == sizeof(LaneOf<In>))
+    return y;
+  else
+    return scratch;
+}
+
+// Whether terms are kept in the order of pairs, which their outputs are stored in.
+template <typename In, typename Out>
+inline constexpr bool kKeepsPairs = sizeof(Out) == 2 && kPairsAlike<In, Out>;
+
+template <typename In, typename Out>
+Summary<In> summarize(const In* x, LaneOf<In>* terms, int64_t count, LaneOf<In> scale) {
+  return span_summary<Sum::all_terms, kKeepsPairs<In, Out>>(
+      x, count, scale, [&](int64_t at, int some, Lanes<LaneOf<In>> term) SOFTMAX_EXT_INLINE_LAMBDA {
+        store_lanes(terms + at, some, term);
+      });
+}
+
+template <typename In, typename Out>
+void finish(const LaneOf<In>* terms, Out* y, int64_t count, LaneOf<In> factor) {
+  using L = Lanes<LaneOf<In>>;
+  constexpr int kLanes = L::kCount;
+  const L product(factor);
+  for_each_vector(
+      count,
+      kLanes,
+      [&](int64_t at, auto) SOFTMAX_EXT_INLINE_LAMBDA {
+        const L first = load(terms + at) * product;
+        const L second = load(terms + at + kLanes) * product;
+        if constexpr (kKeepsPairs<In, Out>) {
+          store_pair(y + at, LanePair<Out>{first, second});
+        } else {
+          store(y + at, first);
+          store(y + at + kLanes, second);
+        }
+      },
+      [&](int64_t at, auto)
+          SOFTMAX_EXT_INLINE_LAMBDA { store(y + at, load(terms + at) * product); },
+      [&](int64_t at, int some, auto) SOFTMAX_EXT_INLINE_LAMBDA {
+        store_some(y + at, load_some(terms + at, some, L(LaneOf<In>(0))) * product, some);
+      });
+}
+
+template <template <typename, typename> class Operator, typename In, typename Out>
+void columns(const Logits<In, Out>& logits) {
+  using Scalar = LaneOf<In>;
+  using L = Lanes<Scalar>;
+  using Op = Operator<L, L>;
+  for_each_tile<Scalar, kTile>(logits.count, [&]<int vectors>(int64_t first, int in_last) {
+    const ColumnTile<const In, vectors> x{logits.in + first, logits.in_stride, in_last};
+    const ColumnTile<Out, vectors> y{logits.out + first, logits.out_stride, in_last};
+    ColumnTile<Scalar, vectors> terms{logits.scratch, vectors * L::kCount, L::kCount};
+    if constexpr (sizeof(Out) == sizeof(Scalar)) terms = {y.data, y.stride, in_last};
+    L max[vectors], base[vectors], scale[vectors], grad[vectors];
+    column_maxima(x, logits.length, max);
+    for (int v = 0; v < vectors; ++v) base[v] = finite_base(max[v]);
+    tile_lanes(logits.scale, first, in_last, scale);
+    if constexpr (Op::kHasGrad) {
+      tile_lanes(logits.grad, first, in_last, grad);
+      for (L& lanes : grad) lanes = quieted(lanes);
+    }
+    Total<Scalar> total[vectors];
+    column_sums(logits.length, total, [&](int64_t j, int v) SOFTMAX_EXT_INLINE_LAMBDA {
+      const L term = exponential((x.load(j, v) - base[v]) * scale[v]);
+      terms.store(j, v, term);
+      return term;
+    });
+    L factor[vectors];
+    for (int v = 0; v < vectors; ++v)
+      factor[v] = Op::factor(scale[v], grad[v], max[v], total[v].rounded());
+    for (int64_t j = 0; j < logits.length; ++j)
+      unrolled<vectors>(
+          [&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { y.store(j, v, terms.load(j, v) * factor[v]); });
+    if constexpr (Op::kHasGrad) {
+      for (int c = 0; c < (vectors - 1) * L::kCount + in_last; ++c)
+        if (max[c / L::kCount][c % L::kCount] == kInfinity<Scalar>)
+          beside_infinity(
+              x.data + c, x.stride, y.data + c, y.stride, logits.length, logits.grad[first + c]);
+    }
+  });
+}
+
+template <template <typename, typename> class Operator, typename In, typename Out>
+void rows(const Logits<In, Out>& logits) {
+  using Scalar = LaneOf<In>;
+  using L = Lanes<Scalar>;
+  using Op = Operator<Scalar, double>;
+  if (logits.length <= kShort<Scalar>) {
+    as_columns(logits, [](const Logits<Scalar, Scalar>& block) { columns<Operator>(block); });
+    return;
+  }
+  if (logits.length <= kBatchLength<Scalar>) {
+    using LaneOp = Operator<L, L>;
+    RowBatch<Scalar> batch(logits.length);
+    for_each_batch<Scalar>(logits.count, [&](int64_t first, int count) SOFTMAX_EXT_INLINE_LAMBDA {
+      const In* const x = logits.in + first * logits.in_stride;
+      const L max = batch.read(x, logits.in_stride, count);
+      const L scale = lanes_of(logits.scale, first, count);
+      const BatchValues<L> base(finite_base(max)), scales(scale);
+      const L sum = batch.template sums<true>(count, [&](L lanes, int r) SOFTMAX_EXT_INLINE_LAMBDA {
+        return exponential((lanes - base[r]) * scales[r]);
+      });
+      L grad(Scalar(0));
+      if constexpr (Op::kHasGrad) grad = quieted(lanes_of(logits.grad, first, count));
+      const BatchValues<L> factor(LaneOp::factor(scale, grad, max, sum));
+      for (int r = 0; r < count; ++r) {
+        Out* const y = logits.out + (first + r) * logits.out_stride;
+        if (Op::kHasGrad && max[r] == kInfinity<Scalar>)
+          beside_infinity<In>(
+              x + r * logits.in_stride, 1, reinterpret_cast<In*>(y), 1, logits.length, grad[r]);
+        else
+          batch.write(r, y, [&](L term) SOFTMAX_EXT_INLINE_LAMBDA { return term * factor[r]; });
+      }
+    });
+    return;
+  }
+  for (int64_t row = 0; row < logits.count; ++row) {
+    const In* const x = logits.in + row * logits.in_stride;
+    Out* const y = logits.out + row * logits.out_stride;
+    const Scalar scale = logits.scale[row];
+    Scalar grad = 0;
+    if constexpr (Op::kHasGrad) grad = quieted(logits.grad[row]);
+    Scalar* const terms = place_for_terms<In>(y, logits.scratch);
+    const auto summary = summarize<In, Out>(x, terms, logits.length, scale);
+    if (Op::kHasGrad && summary.max == kInfinity<Scalar>)
+      beside_infinity<In>(x, 1, reinterpret_cast<In*>(y), 1, logits.length, grad);
+    else
+      finish<In, Out>(terms, y, logits.length, Op::factor(scale, grad, summary.max, summary.sum()));
+  }
+}
+
+template <typename In, typename Out>
+constexpr SoftmaxKernels<In, Out> softmax_kernels() {
+  return {rows<Softmax, In, Out>, columns<Softmax, In, Out>, summarize<In, Out>, finish<In, Out>};
+}
+template <typename In>
+constexpr LogSumExpBackwardKernels<In> logsumexp_backward_kernels() {
+  return {rows<LogSumExpGradient, In, In>, columns<LogSumExpGradient, In, In>, beside_infinity<In>};
+}
+
+}  // namespace
+
+const ByTypes<SoftmaxKernels> softmax_table = {
+    softmax_kernels<float, float>(),
+    softmax_kernels<double, double>(),
+    softmax_kernels<BFloat16, BFloat16>(),
+    softmax_kernels<Float16, Float16>(),
+    softmax_kernels<BFloat16, float>(),
+    softmax_kernels<Float16, float>()};
+
+const ByType<LogSumExpBackwardKernels> logsumexp_backward_table = {
+    logsumexp_backward_kernels<float>(),
+    logsumexp_backward_kernels<double>(),
+    logsumexp_backward_kernels<BFloat16>(),
+    logsumexp_backward_kernels<Float16>()};
+
+}  // namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL

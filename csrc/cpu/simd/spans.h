@@ -1,0 +1,141 @@
+#pragma once
+// Loops over contiguous elements. What sums they make depends on the number of elements alone.
+
+#include "csrc/cpu/simd/elementary.h"
+#include "csrc/numerics/row_operators.h"
+
+namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL {
+
+// Vectors in flight: as many as hide the latency of an addition.
+inline constexpr int kUnroll = 4;
+
+// Calls pair(offset, i) for pairs of whole vectors, of which accumulators i and i + 1 are, then
+// single(offset, i) for a vector, and tail(offset, count, i) for what is left.
+template <typename Pair, typename Single, typename Tail>
+SOFTMAX_EXT_INLINE void for_each_vector(
+    int64_t count, int lanes, Pair pair, Single single, Tail tail) {
+  int64_t offset = 0;
+  for (; offset + kUnroll * lanes <= count; offset += kUnroll * lanes) {
+    pair(offset, Index<0>());
+    pair(offset + 2 * lanes, Index<2>());
+  }
+  for (; offset + lanes <= count; offset += lanes) single(offset, Index<0>());
+  if (offset < count) tail(offset, static_cast<int>(count - offset), Index<1>());
+}
+
+// −inf for no elements; NaN is skipped.
+template <typename T>
+SOFTMAX_EXT_INLINE LaneOf<T> span_maximum(const T* x, int64_t count) {
+  using L = Lanes<LaneOf<T>>;
+  const L lowest(-kInfinity<LaneOf<T>>);
+  L max[kUnroll] = {lowest, lowest, lowest, lowest};
+  for_each_vector(
+      count,
+      L::kCount,
+      [&](int64_t at, auto i) SOFTMAX_EXT_INLINE_LAMBDA {
+        const auto pair = load_pair(x + at);
+        max[i] = larger(pair.first, max[i]);
+        max[i + 1] = larger(pair.second, max[i + 1]);
+      },
+      [&](int64_t at, auto i) SOFTMAX_EXT_INLINE_LAMBDA { max[i] = larger(load(x + at), max[i]); },
+      [&](int64_t at, int some, auto i)
+          SOFTMAX_EXT_INLINE_LAMBDA { max[i] = larger(load_some(x + at, some, lowest), max[i]); });
+  return maximum_of(larger(larger(max[0], max[1]), larger(max[2], max[3])));
+}
+
+// The largest finite number of its sign where the maximum is infinite: −inf then has the term 0.
+template <typename L>
+SOFTMAX_EXT_INLINE L finite_base(L max) {
+  using Scalar = ScalarOf<L>;
+  return smaller(larger(max, L(-kLargest<Scalar>)), L(kLargest<Scalar>));
+}
+
+enum class Sum {
+  all_terms,   // Σ exp((x − max) · scale)
+  but_maxima,  // the same without the maxima's own 1; they are counted
+};
+
+// Blocks of so many elements are summed in lanes and added up in double: the error of a sum does
+// not grow with the number of its terms.
+inline constexpr int64_t kBlock = 512;
+
+// The sum of the terms of a span; keep(offset, count, term) gets each vector of them. Those of a pair are
+// in the order of load_pair if `in_pairs`, else in that of the elements.
+template <Sum kind, bool in_pairs, typename T, typename Keep>
+SOFTMAX_EXT_INLINE SoftmaxSummary<LaneOf<T>, double> span_summary(
+    const T* x, int64_t count, LaneOf<T> scale, Keep keep) {
+  using Scalar = LaneOf<T>;
+  using L = Lanes<Scalar>;
+  constexpr int kLanes = L::kCount;
+  const Scalar max = span_maximum(x, count);
+  const L base = finite_base(L(max));
+  const L factor(scale);
+  const L peak(max);
+  Total<Scalar> total(0.0);
+  int64_t maxima = 0;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t size = count - begin < kBlock ? count - begin : kBlock;
+    const T* const block = x + begin;
+    L sum[kUnroll] = {L(Scalar(0)), L(Scalar(0)), L(Scalar(0)), L(Scalar(0))};
+    const auto add = [&](L logit, int i) SOFTMAX_EXT_INLINE_LAMBDA {
+      const L term = exponential((logit - base) * factor);
+      if constexpr (kind == Sum::but_maxima) {
+        maxima += count_equal(logit, peak);
+        sum[i] += select(logit == peak, L(Scalar(0)), term);
+      } else {
+        sum[i] += term;
+      }
+      return term;
+    };
+    for_each_vector(
+        size,
+        kLanes,
+        [&](int64_t at, auto i) SOFTMAX_EXT_INLINE_LAMBDA {
+          LanePair<T> pair;
+          if constexpr (in_pairs)
+            pair = load_pair(block + at);
+          else
+            pair = {load(block + at), load(block + at + kLanes)};
+          const L first = add(pair.first, i);
+          const L second = add(pair.second, i + 1);
+          keep(begin + at, kLanes, first);
+          keep(begin + at + kLanes, kLanes, second);
+        },
+        [&](int64_t at, auto i)
+            SOFTMAX_EXT_INLINE_LAMBDA { keep(begin + at, kLanes, add(load(block + at), i)); },
+        [&](int64_t at, int some, auto i) SOFTMAX_EXT_INLINE_LAMBDA {
+          keep(begin + at, some, add(load_some(block + at, some, L(-kInfinity<Scalar>)), i));
+        });
+    total.add((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  }
+  using Operator = OverLogits<Scalar, double, kind == Sum::but_maxima>;
+  // In a span of −inf alone, all of the padding equals the maximum too.
+  return Operator::summary_of(max, total.sum(), static_cast<double>(maxima));
+}
+
+// out[j] = map(in[j]); several inputs are given to map in their order.
+template <typename Out, typename Map, typename... In>
+SOFTMAX_EXT_INLINE void map_span(int64_t count, Out* out, Map map, const In*... in) {
+  using L = Lanes<LaneOf<Out>>;
+  constexpr int kLanes = L::kCount;
+  const L padding{LaneOf<Out>(0)};
+  for_each_vector(
+      count,
+      kLanes,
+      [&](int64_t at, auto) SOFTMAX_EXT_INLINE_LAMBDA {
+        if constexpr ((kPairsAlike<Out, In> && ...)) {
+          [&](auto... pair) SOFTMAX_EXT_INLINE_LAMBDA {
+            store_pair(out + at, LanePair<Out>{map(pair.first...), map(pair.second...)});
+          }(load_pair(in + at)...);
+        } else {
+          store(out + at, map(load(in + at)...));
+          store(out + at + kLanes, map(load(in + at + kLanes)...));
+        }
+      },
+      [&](int64_t at, auto) SOFTMAX_EXT_INLINE_LAMBDA { store(out + at, map(load(in + at)...)); },
+      [&](int64_t at, int some, auto) SOFTMAX_EXT_INLINE_LAMBDA {
+        store_some(out + at, map(load_some(in + at, some, padding)...), some);
+      });
+}
+
+}  // namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL

@@ -1,0 +1,135 @@
+// The tables of csrc/cpu/simd on rows and columns, without torch: for each instruction set.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "csrc/cpu/simd/kernels.h"
+
+namespace softmax_ext::simd {
+namespace {
+
+std::vector<float> normal_values(int64_t count) {
+  std::mt19937 generator(0);
+  std::normal_distribution<float> normal(0, 3);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+// Short rows, batches on both sides of their bound in every instruction set, and longer rows.
+const int64_t kLengths[] = {1,  2,  3,  4,   7,   8,   9,   15,  16,   17,  31,
+                            33, 64, 65, 128, 129, 255, 256, 257, 1000, 4096};
+constexpr int64_t kRows = 21;
+
+// element(r, j) of `logits` and `probs` for all rows.
+template <typename At>
+void expect_probs(
+    const std::vector<float>& logits, const std::vector<float>& probs, int64_t length, At at) {
+  for (int64_t r = 0; r < kRows; ++r) {
+    double max = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < length; ++j) max = std::fmax(max, logits[at(r, j)]);
+    for (int64_t j = 0; j < length; ++j) sum += std::exp(logits[at(r, j)] - max);
+    for (int64_t j = 0; j < length; ++j) {
+      const double distance = max - logits[at(r, j)];
+      const double expected = std::exp(-distance) / sum;
+      ASSERT_NEAR(probs[at(r, j)], expected, 8 * 0x1p-24 * (1 + distance) * expected)
+          << "length " << length << ", row " << r << ", column " << j;
+    }
+  }
+}
+
+TEST(Rows, SoftmaxOfRowsAndOfColumns) {
+  const float one = 1;
+  for (const int64_t length : kLengths) {
+    const auto logits = normal_values(kRows * length);
+    std::vector<float> probs(logits.size()), scratch(length * kColumns);
+    Logits<float, float> arguments{
+        logits.data(),
+        length,
+        probs.data(),
+        length,
+        kRows,
+        length,
+        {&one, 0},
+        scratch.data(),
+        {&one, 0}
+    };
+    SOFTMAX_EXT_LEVEL::softmax_table.f32.rows(arguments);
+    expect_probs(logits, probs, length, [&](int64_t r, int64_t j) { return r * length + j; });
+    arguments.in_stride = arguments.out_stride = kRows;
+    SOFTMAX_EXT_LEVEL::softmax_table.f32.columns(arguments);
+    expect_probs(logits, probs, length, [](int64_t r, int64_t j) { return j * kRows + r; });
+  }
+}
+
+TEST(Rows, LogSoftmaxIsTheLogOfSoftmax) {
+  const float one = 1;
+  for (const int64_t length : kLengths) {
+    const auto logits = normal_values(kRows * length);
+    std::vector<float> logs(logits.size()), probs(logits.size()), scratch(length * kColumns);
+    Logits<float, float> arguments{
+        logits.data(),
+        length,
+        logs.data(),
+        length,
+        kRows,
+        length,
+        {&one, 0},
+        scratch.data(),
+        {&one, 0}
+    };
+    SOFTMAX_EXT_LEVEL::log_softmax_table.f32.rows(arguments);
+    arguments.out = probs.data();
+    SOFTMAX_EXT_LEVEL::softmax_table.f32.rows(arguments);
+    for (std::size_t i = 0; i < logs.size(); ++i)
+      ASSERT_NEAR(logs[i], std::log(double(probs[i])), 1e-5) << "length " << length;
+  }
+}
+
+TEST(Rows, TheGradientOfProbabilitiesSumsTo0) {
+  const float one = 1;
+  for (const int64_t length : kLengths) {
+    const auto logits = normal_values(kRows * length);
+    const auto grads = normal_values(kRows * length);
+    std::vector<float> probs(logits.size()), result(logits.size()), scratch(length * kColumns);
+    SOFTMAX_EXT_LEVEL::softmax_table.f32.rows({
+        logits.data(),
+        length,
+        probs.data(),
+        length,
+        kRows,
+        length,
+        {&one, 0},
+        scratch.data(),
+        {&one, 0}
+    });
+    SOFTMAX_EXT_LEVEL::softmax_backward_table.f32.rows({
+        grads.data(),
+        length,
+        probs.data(),
+        length,
+        result.data(),
+        length,
+        kRows,
+        length,
+        {&one, 0}
+    });
+    for (int64_t r = 0; r < kRows; ++r) {
+      double dot = 0, sum = 0;
+      for (int64_t j = r * length; j < (r + 1) * length; ++j) dot += double(grads[j]) * probs[j];
+      for (int64_t j = r * length; j < (r + 1) * length; ++j) {
+        sum += result[j];
+        ASSERT_NEAR(result[j], probs[j] * (grads[j] - dot), 1e-5 * probs[j] + 1e-9)
+            << "length " << length;
+      }
+      ASSERT_NEAR(sum, 0, 1e-5);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace softmax_ext::simd

@@ -1,0 +1,153 @@
+"""The CPU kernels: their instruction sets, and results that do not depend on the number of threads."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+import torch.nn.functional as F
+from backend import cpu_kernels_only
+from operators import DTYPE_CODES
+
+import softmax_ext
+
+pytestmark = cpu_kernels_only
+LEVELS = ["portable", "avx2", "avx512"]
+ops = torch.ops.softmax_ext
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("variable", ["SOFTMAX_EXT_CPU", "ATEN_CPU_CAPABILITY"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_environment_caps_the_instruction_set(variable, level):
+    of_torch = {"portable": "default"}.get(level, level)
+    value = level if variable == "SOFTMAX_EXT_CPU" else of_torch
+    environment = {"SOFTMAX_EXT_CPU": "", "ATEN_CPU_CAPABILITY": "", variable: value}
+    environment = {name: value for name, value in environment.items() if value or name == "SOFTMAX_EXT_CPU"}
+    shown = run('import softmax_ext; print(softmax_ext.info()["cpu"])', **environment)
+    assert shown.returncode == 0, shown.stderr
+    # The best that there is, if that is less.
+    uncapped = run('import softmax_ext; print(softmax_ext.info()["cpu"])', SOFTMAX_EXT_CPU="").stdout.strip()
+    assert shown.stdout.strip() == min(level, uncapped, key=LEVELS.index)
+
+
+def test_an_unknown_instruction_set_is_an_error():
+    shown = run("import softmax_ext, torch; softmax_ext.softmax(torch.ones(3), 0)", SOFTMAX_EXT_CPU="sse9")
+    assert "ValueError: softmax_ext: expected SOFTMAX_EXT_CPU to be portable, avx2 or avx512, got sse9" in shown.stderr
+
+
+def results(x, grad, target, dim):
+    """What every operator yields along a dim of x."""
+    code = DTYPE_CODES[x.dtype]
+    y, log_y = ops._softmax(x, None, dim, 0.7, None), ops._log_softmax(x, None, dim, 0.7, None)
+    losses, maxima, log_sums = ops._cross_entropy(x, target, dim, -100)
+    of_rows = torch.ones_like(losses)
+    sums = ops._logsumexp(x, None, dim, 0.7, None)
+    return [
+        y,
+        log_y,
+        losses,
+        sums,
+        ops._softmax_backward(grad, y, None, dim, 0.7, code),
+        ops._log_softmax_backward(grad, log_y, None, dim, 0.7, code),
+        ops._logsumexp_backward(torch.ones_like(sums), x, None, dim, 0.7),
+        ops._cross_entropy_backward(of_rows, x, target, maxima, log_sums, dim, -100),
+    ]
+
+
+# One or few rows of several chunks, which threads share; many rows; batches; columns.
+SHAPES = [
+    ((1, 32_000), 1),
+    ((2, 20_003), 1),
+    ((5, 9001), 1),
+    ((700, 17), 1),
+    ((300, 333), 1),
+    ((64, 3), 1),
+    ((2, 50, 300), 1),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("shape", "dim"), SHAPES, ids=str)
+def test_the_number_of_threads_changes_no_bit(shape, dim, dtype):
+    x, grad = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+    target = torch.randint(shape[dim], shape[:dim] + shape[dim + 1 :])
+    threads = torch.get_num_threads()
+    try:
+        of_threads = []
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            of_threads.append(results(x, grad, target, dim))
+    finally:
+        torch.set_num_threads(threads)
+    for other in of_threads[1:]:
+        for a, b in zip(of_threads[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("length", [2, 8, 9, 16, 17, 130, 256, 257, 4096, 4097, 9001])
+def test_a_row_has_the_same_bits_alone_and_in_a_batch(length, dtype):
+    x, grad = torch.randn(19, length).to(dtype), torch.randn(19, length).to(dtype)
+    target = torch.randint(length, (19,))
+    together = results(x, grad, target, 1)
+    for row in (0, 7, 18):
+        alone = results(x[row : row + 1].clone(), grad[row : row + 1].clone(), target[row : row + 1], 1)
+        for a, b in zip(together, alone, strict=True):
+            assert torch.equal(a[row : row + 1], b)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_instruction_set_has_accurate_results(level):
+    code = """
+        import torch, softmax_ext
+        torch.manual_seed(0)
+        for length in (1, 2, 5, 8, 9, 16, 17, 33, 64, 100, 257, 1000, 4097, 20000):
+            for spread in (0.1, 1, 30):
+                x = spread * torch.randn(9, length)
+                exact = torch.softmax(x.double(), 1)
+                distance = x.amax(1, keepdim=True).double() - x
+                for result, dim in ((softmax_ext.softmax(x, 1), 1), (softmax_ext.softmax(x.t().contiguous(), 0).t(), 0)):
+                    bound = 8 * 2**-24 * (1 + distance) * exact + 2**-149
+                    assert ((result - exact).abs() <= bound).all(), (length, spread, dim)
+        print(softmax_ext.info()["cpu"])
+    """
+    shown = run(code, SOFTMAX_EXT_CPU=level)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.strip() in LEVELS[: LEVELS.index(level) + 1]
+
+
+@pytest.mark.parametrize("payload", [0x7FFFFFFF, 0x7FC00001, -1])
+def test_a_gradient_of_any_nan_is_nan_in_bfloat16(payload):
+    nan = torch.tensor([payload, payload], dtype=torch.int64).to(torch.int32).view(torch.float32)
+    x = torch.randn(2, 40).to(torch.bfloat16).requires_grad_()
+    softmax_ext.cross_entropy(x, torch.tensor([0, 1]), reduction="none").backward(nan)
+    assert x.grad.isnan().all()
+    (gradient,) = torch.autograd.grad(softmax_ext.logsumexp(x, 1), x, nan.to(torch.bfloat16))
+    assert gradient.isnan().all()
+
+
+def test_bits_of_cross_entropy_do_not_depend_on_threads_through_the_python_function():
+    x, target = torch.randn(3, 40_000), torch.randint(40_000, (3,))
+    threads = torch.get_num_threads()
+    try:
+        losses = []
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            losses.append(softmax_ext.cross_entropy(x, target))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*losses)
+    torch.testing.assert_close(losses[0], F.cross_entropy(x, target))
