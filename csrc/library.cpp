@@ -58,6 +58,23 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
       "log_softmax.float(Tensor self, int dim, ScalarType? dtype=None, *, float temperature) -> "
       "Tensor",
       tags);
+  // As torch's out=: resized if it has another shape, and not for use with autograd.
+  for (const char* const name : {"softmax", "log_softmax"}) {
+    m.def(
+        c10::str(
+            name,
+            ".out(Tensor self, int dim, ScalarType? dtype=None, *, Tensor? temperature=None, "
+            "Tensor(a!) out) -> Tensor(a!)")
+            .c_str(),
+        tags);
+    m.def(
+        c10::str(
+            name,
+            ".float_out(Tensor self, int dim, ScalarType? dtype=None, *, float temperature, "
+            "Tensor(a!) out) -> Tensor(a!)")
+            .c_str(),
+        tags);
+  }
   m.def(
       "logsumexp(Tensor self, int[1] dim, bool keepdim=False, *, Tensor? temperature=None) -> "
       "Tensor",
@@ -87,6 +104,30 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
       "scale, int dtype) "
       "-> Tensor",
       tags);
+  // Primitives with `out`: contiguous, one of the inputs itself or apart from all of them.
+  for (const char* const name : {"_softmax_into", "_log_softmax_into"})
+    m.def(
+        c10::str(
+            name,
+            "(Tensor logits, Tensor? temperature, int dim, float scale, Tensor(a!) out) -> ()")
+            .c_str(),
+        tags);
+  for (const char* const name : {"_softmax_backward_into", "_log_softmax_backward_into"})
+    m.def(
+        c10::str(
+            name,
+            "(Tensor grad, Tensor output, Tensor? temperature, int dim, float scale, Tensor(a!) "
+            "out) -> ()")
+            .c_str(),
+        tags);
+  for (const char* const name : {"_softmax_backward", "_log_softmax_backward"})
+    m.def(
+        c10::str(
+            name,
+            ".out(Tensor grad, Tensor output, Tensor? temperature, int dim, float scale, int "
+            "dtype, *, Tensor(a!) out) -> Tensor(a!)")
+            .c_str(),
+        tags);
   // Keeps dim, with size 1.
   m.def(
       "_logsumexp(Tensor self, Tensor? temperature, int dim, float scale, int? dtype) -> Tensor",
@@ -131,7 +172,23 @@ void register_public_operators(torch::Library& m) {
 }  // namespace softmax_ext
 
 SOFTMAX_EXT_LIBRARY_IMPL(CompositeImplicitAutograd, m) {
+  namespace public_operator = softmax_ext::public_operator;
   softmax_ext::register_public_operators(m);
+  m.impl("softmax.out", &public_operator::softmax_out);
+  m.impl("softmax.float_out", &public_operator::softmax_float_out);
+  m.impl("log_softmax.out", &public_operator::log_softmax_out);
+  m.impl("log_softmax.float_out", &public_operator::log_softmax_float_out);
+  m.impl("_softmax_backward.out", &public_operator::softmax_backward_out);
+  m.impl("_log_softmax_backward.out", &public_operator::log_softmax_backward_out);
+}
+// What has an output is not differentiated, and says so (public_operators.cpp).
+SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
+  for (const char* const name :
+       {"_softmax_into",
+        "_log_softmax_into",
+        "_softmax_backward_into",
+        "_log_softmax_backward_into"})
+    m.impl(name, torch::CppFunction::makeFallthrough());
 }
 SOFTMAX_EXT_LIBRARY_IMPL(FuncTorchBatchedDecomposition, m) {
   softmax_ext::register_public_operators(m);
@@ -143,6 +200,10 @@ SOFTMAX_EXT_LIBRARY_IMPL(Meta, m) {
   m.impl("_softmax_backward", &outputs::softmax_backward);
   m.impl("_log_softmax", &outputs::log_softmax);
   m.impl("_log_softmax_backward", &outputs::log_softmax_backward);
+  m.impl("_softmax_into", &outputs::softmax_into);
+  m.impl("_softmax_backward_into", &outputs::softmax_backward_into);
+  m.impl("_log_softmax_into", &outputs::log_softmax_into);
+  m.impl("_log_softmax_backward_into", &outputs::log_softmax_backward_into);
   m.impl("_logsumexp", &outputs::logsumexp);
   m.impl("_logsumexp_backward", &outputs::logsumexp_backward);
   m.impl("_cross_entropy", &outputs::cross_entropy);

@@ -1,6 +1,7 @@
 #include "csrc/outputs.h"
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/empty.h>
 
 #include "csrc/element_type.h"
@@ -33,6 +34,28 @@ at::ScalarType dtype_of_code(const char* op, int64_t code) {
       ": expected an output dtype of float64, float32, bfloat16 or float16, got ",
       dtype);
   return dtype;
+}
+
+Overlap overlap_of(const Tensor& out, const Tensor& input) {
+  if (!out.has_storage() || !input.has_storage() || out.is_meta()) return Overlap::none_or_same;
+  switch (at::get_overlap_status(out, input)) {
+    case at::MemOverlapStatus::Full:
+    case at::MemOverlapStatus::No:
+      return Overlap::none_or_same;
+    case at::MemOverlapStatus::Partial:
+      return Overlap::partial;
+    default:
+      return out.storage().is_alias_of(input.storage()) ? Overlap::unknown : Overlap::none_or_same;
+  }
+}
+
+void check_overlap(const char* op, const Tensor& out, const Tensor& input) {
+  TORCH_CHECK(
+      overlap_of(out, input) != Overlap::partial,
+      op,
+      ": expected out to be an input itself or to share no memory with it, got one that overlaps "
+      "an "
+      "input in part; clone one of them");
 }
 
 namespace outputs {
@@ -164,14 +187,16 @@ Tensor empty_of(const Tensor& self, c10::SymIntArrayRef sizes, at::ScalarType dt
   // Straight to the allocator for a plain CPU tensor: the dispatcher would take longer than a small
   // row's softmax. A fake tensor has the CPU's key too, but also Python's.
   const auto keys = self.key_set();
-  if (keys.has(c10::DispatchKey::CPU) && !keys.has(c10::DispatchKey::Python))
-    return at::detail::empty_cpu(
+  if (keys.has(c10::DispatchKey::CPU) && !keys.has(c10::DispatchKey::Python)) {
+    Tensor empty = at::detail::empty_cpu(
         c10::asIntArrayRefUnchecked(sizes),
         dtype,
         std::nullopt,
         std::nullopt,
         std::nullopt,
         std::nullopt);
+    return empty;
+  }
   return at::empty_symint(sizes, self.options().dtype(dtype));
 }
 
@@ -196,13 +221,13 @@ Tensor normalized(
   return empty_like_sizes(self, out);
 }
 
-Tensor normalized_backward(
+void check_normalized_backward(
     const char* op,
     const Tensor& grad,
     const Tensor& output,
     const optional<Tensor>& temperature,
     int64_t dim,
-    int64_t dtype) {
+    at::ScalarType out) {
   dim = wrapped_dim(op, dim, output.dim());
   check_element_type(op, "output", output);
   check_same_sizes(op, "grad", grad, output);
@@ -214,9 +239,59 @@ Tensor normalized_backward(
       output.scalar_type(),
       ", got ",
       grad.scalar_type());
-  const auto out = dtype_of_code(op, dtype);
   check_temperature(op, temperature, output, dim, lane_dtype(output.scalar_type(), out));
+}
+
+Tensor normalized_backward(
+    const char* op,
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    int64_t dtype) {
+  const auto out = dtype_of_code(op, dtype);
+  check_normalized_backward(op, grad, output, temperature, dim, out);
   return empty_like_sizes(output, out);
+}
+
+// An output that was given, for inputs that were checked already.
+void check_out(
+    const char* op,
+    const Tensor& out,
+    const Tensor& like,
+    const optional<Tensor>& temperature,
+    std::initializer_list<const Tensor*> inputs) {
+  check_same_device(op, "out", out, like);
+  check_same_sizes(op, "out", out, like);
+  TORCH_CHECK(out.is_contiguous(), op, ": expected a contiguous out, got strides ", out.strides());
+  for (const Tensor* const input : inputs) check_overlap(op, out, *input);
+  if (temperature && temperature->defined()) check_overlap(op, out, *temperature);
+  if (!out.is_inference()) out.unsafeGetTensorImpl()->bump_version();
+}
+
+void normalized_into(
+    const char* op,
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    const Tensor& out) {
+  dim = wrapped_dim(op, dim, self.dim());
+  check_element_type(op, "input", self);
+  check_element_type(op, "out", out);
+  check_temperature(op, temperature, self, dim, lane_dtype(self.scalar_type(), out.scalar_type()));
+  check_out(op, out, self, temperature, {&self});
+}
+
+void normalized_backward_into(
+    const char* op,
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    const Tensor& out) {
+  check_element_type(op, "out", out);
+  check_normalized_backward(op, grad, output, temperature, dim, out.scalar_type());
+  check_out(op, out, output, temperature, {&grad, &output});
 }
 
 void check_target(const char* op, const Tensor& self, const Tensor& target, int64_t dim) {
@@ -268,6 +343,44 @@ Tensor log_softmax_backward(
     double,
     int64_t dtype) {
   return normalized_backward("log_softmax_backward", grad, output, temperature, dim, dtype);
+}
+
+void softmax_into(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double,
+    const Tensor& out) {
+  normalized_into("softmax", self, temperature, dim, out);
+}
+
+void log_softmax_into(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double,
+    const Tensor& out) {
+  normalized_into("log_softmax", self, temperature, dim, out);
+}
+
+void softmax_backward_into(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double,
+    const Tensor& out) {
+  normalized_backward_into("softmax_backward", grad, output, temperature, dim, out);
+}
+
+void log_softmax_backward_into(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double,
+    const Tensor& out) {
+  normalized_backward_into("log_softmax_backward", grad, output, temperature, dim, out);
 }
 
 Tensor logsumexp(

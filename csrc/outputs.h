@@ -1,6 +1,6 @@
 #pragma once
 // One function per primitive: validates the inputs and allocates the outputs, contiguous, on the
-// input's device. It is the primitive's Meta kernel, and its CPU and CUDA kernels call it first: a
+// input's device, or validates the output that it was given. It is the primitive's Meta kernel, and its CPU and CUDA kernels call it first: a
 // shape rule is written once. Sizes are read as SymInt only, so that they may be symbolic.
 
 #include "csrc/signatures.h"
@@ -15,10 +15,20 @@ int64_t wrapped_dim(const char* op, int64_t dim, int64_t rank);
 at::ScalarType dtype_of_code(const char* op, int64_t code);
 inline int64_t code_of_dtype(at::ScalarType dtype) { return static_cast<int64_t>(dtype); }
 
+// How memory of an output that was given lies to that of an input: the same element by element, or
+// apart; or else.
+enum class Overlap { none_or_same, partial, unknown };
+Overlap overlap_of(const Tensor& out, const Tensor& input);
+// Raises for a partial one.
+void check_overlap(const char* op, const Tensor& out, const Tensor& input);
+
 namespace outputs {
 
 signature::Normalize softmax, log_softmax, logsumexp;
 signature::NormalizeBackward softmax_backward, log_softmax_backward;
+// These count the write as one (Tensor._version).
+signature::NormalizeInto softmax_into, log_softmax_into;
+signature::NormalizeBackwardInto softmax_backward_into, log_softmax_backward_into;
 signature::LogSumExpBackward logsumexp_backward;
 signature::CrossEntropy cross_entropy;
 signature::CrossEntropyBackward cross_entropy_backward;

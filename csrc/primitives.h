@@ -42,6 +42,12 @@ inline constexpr Operator<"softmax_ext::_softmax_backward", NormalizeBackward> s
 inline constexpr Operator<"softmax_ext::_log_softmax", Normalize> log_softmax;
 inline constexpr Operator<"softmax_ext::_log_softmax_backward", NormalizeBackward>
     log_softmax_backward;
+inline constexpr Operator<"softmax_ext::_softmax_into", NormalizeInto> softmax_into;
+inline constexpr Operator<"softmax_ext::_softmax_backward_into", NormalizeBackwardInto>
+    softmax_backward_into;
+inline constexpr Operator<"softmax_ext::_log_softmax_into", NormalizeInto> log_softmax_into;
+inline constexpr Operator<"softmax_ext::_log_softmax_backward_into", NormalizeBackwardInto>
+    log_softmax_backward_into;
 inline constexpr Operator<"softmax_ext::_logsumexp", Normalize> logsumexp;
 inline constexpr Operator<"softmax_ext::_logsumexp_backward", LogSumExpBackward> logsumexp_backward;
 inline constexpr Operator<"softmax_ext::_cross_entropy", CrossEntropy> cross_entropy;

@@ -1,5 +1,8 @@
 #include "csrc/public_operators.h"
 
+#include <ATen/native/Resize.h>
+#include <c10/core/GradMode.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -113,6 +116,75 @@ Tensor logsumexp_over(
   return result;
 }
 
+// What all that write to `out` share: `write` where it can be written as it is, else a copy of what
+// `make` returns.
+template <typename Write, typename Make>
+Tensor& to_out(
+    const char* op,
+    at::ScalarType dtype,
+    std::initializer_list<const Tensor*> inputs,
+    const optional<Tensor>& temperature,
+    Tensor& out,
+    Write write,
+    Make make) {
+  const Tensor& like = **inputs.begin();
+  bool requires_grad = out.requires_grad() || (temperature && temperature->requires_grad());
+  for (const Tensor* const input : inputs) requires_grad = requires_grad || input->requires_grad();
+  TORCH_CHECK(
+      !(requires_grad && c10::GradMode::is_enabled()),
+      op,
+      ": functions with out=... arguments don't support automatic differentiation, but one of the "
+      "arguments requires grad");
+  TORCH_CHECK(
+      out.scalar_type() == dtype,
+      op,
+      ": expected out of dtype ",
+      dtype,
+      ", got ",
+      out.scalar_type());
+  TORCH_CHECK(
+      out.device() == like.device(),
+      op,
+      ": expected out on the input's device ",
+      like.device(),
+      ", got ",
+      out.device());
+  at::native::resize_output_symint(out, like.sym_sizes());
+  bool is_writable = out.is_contiguous();
+  for (const Tensor* const input : inputs) {
+    check_overlap(op, out, *input);
+    is_writable = is_writable && overlap_of(out, *input) == Overlap::none_or_same;
+  }
+  if (temperature) is_writable = is_writable && !out.storage().is_alias_of(temperature->storage());
+  if (is_writable)
+    write();
+  else
+    out.copy_(make());
+  return out;
+}
+
+template <typename Into, typename Make>
+Tensor& normalized_to_out(
+    const char* op,
+    const Into& into,
+    const Make& make,
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature,
+    double scale,
+    Tensor& out) {
+  const auto arguments = resolved(op, self, dtype, temperature);
+  return to_out(
+      op,
+      dtype.value_or(self.scalar_type()),
+      {&arguments.self},
+      arguments.temperature,
+      out,
+      [&] { into(arguments.self, arguments.temperature, dim, scale, out); },
+      [&] { return make(arguments.self, arguments.temperature, dim, scale, arguments.dtype); });
+}
+
 enum Reduction : int64_t { none = 0, mean = 1, sum = 2 };
 
 }  // namespace
@@ -150,6 +222,120 @@ Tensor log_softmax_float(
   const double scale = scale_of("log_softmax", temperature);
   const auto arguments = resolved("log_softmax", self, dtype, std::nullopt);
   return primitive::log_softmax(arguments.self, std::nullopt, dim, scale, arguments.dtype);
+}
+
+Tensor& softmax_out(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature,
+    Tensor& out) {
+  return normalized_to_out(
+      "softmax",
+      primitive::softmax_into,
+      primitive::softmax,
+      self,
+      dim,
+      dtype,
+      temperature,
+      1.0,
+      out);
+}
+
+Tensor& softmax_float_out(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    double temperature,
+    Tensor& out) {
+  const double scale = scale_of("softmax", temperature);
+  return normalized_to_out(
+      "softmax",
+      primitive::softmax_into,
+      primitive::softmax,
+      self,
+      dim,
+      dtype,
+      std::nullopt,
+      scale,
+      out);
+}
+
+Tensor& log_softmax_out(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature,
+    Tensor& out) {
+  return normalized_to_out(
+      "log_softmax",
+      primitive::log_softmax_into,
+      primitive::log_softmax,
+      self,
+      dim,
+      dtype,
+      temperature,
+      1.0,
+      out);
+}
+
+Tensor& log_softmax_float_out(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    double temperature,
+    Tensor& out) {
+  const double scale = scale_of("log_softmax", temperature);
+  return normalized_to_out(
+      "log_softmax",
+      primitive::log_softmax_into,
+      primitive::log_softmax,
+      self,
+      dim,
+      dtype,
+      std::nullopt,
+      scale,
+      out);
+}
+
+Tensor& softmax_backward_out(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    int64_t dtype,
+    Tensor& out) {
+  const char* const op = "softmax_backward";
+  return to_out(
+      op,
+      dtype_of_code(op, dtype),
+      {&grad, &output},
+      temperature,
+      out,
+      [&] { primitive::softmax_backward_into(grad, output, temperature, dim, scale, out); },
+      [&] { return primitive::softmax_backward(grad, output, temperature, dim, scale, dtype); });
+}
+
+Tensor& log_softmax_backward_out(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    int64_t dtype,
+    Tensor& out) {
+  const char* const op = "log_softmax_backward";
+  return to_out(
+      op,
+      dtype_of_code(op, dtype),
+      {&grad, &output},
+      temperature,
+      out,
+      [&] { primitive::log_softmax_backward_into(grad, output, temperature, dim, scale, out); },
+      [&] {
+        return primitive::log_softmax_backward(grad, output, temperature, dim, scale, dtype);
+      });
 }
 
 Tensor logsumexp(

@@ -28,6 +28,46 @@ Tensor log_softmax(
     const optional<Tensor>& temperature);
 Tensor log_softmax_float(
     const Tensor& self, int64_t dim, optional<at::ScalarType> dtype, double temperature);
+Tensor& softmax_out(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature,
+    Tensor& out);
+Tensor& softmax_float_out(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    double temperature,
+    Tensor& out);
+Tensor& log_softmax_out(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature,
+    Tensor& out);
+Tensor& log_softmax_float_out(
+    const Tensor& self,
+    int64_t dim,
+    optional<at::ScalarType> dtype,
+    double temperature,
+    Tensor& out);
+Tensor& softmax_backward_out(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    int64_t dtype,
+    Tensor& out);
+Tensor& log_softmax_backward_out(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    int64_t dtype,
+    Tensor& out);
 Tensor logsumexp(
     const Tensor& self, at::IntArrayRef dim, bool keepdim, const optional<Tensor>& temperature);
 Tensor logsumexp_float(const Tensor& self, at::IntArrayRef dim, bool keepdim, double temperature);

@@ -33,6 +33,23 @@ using NormalizeBackward = Tensor(
     double scale,
     int64_t dtype);
 
+// _softmax_into, _log_softmax_into: the result is written to `out`, whose dtype says theirs.
+using NormalizeInto = void(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& out);
+
+// _softmax_backward_into, _log_softmax_backward_into
+using NormalizeBackwardInto = void(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& out);
+
 using LogSumExpBackward = Tensor(
     const Tensor& grad,
     const Tensor& self,

@@ -5,6 +5,34 @@
 namespace softmax_ext::cuda {
 namespace {
 
+void write(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& output) {
+  if (output.numel() == 0) return;
+  dim = wrapped_dim("log_softmax", dim, self.dim());
+  RowsCall call(self, dim, self.scalar_type(), output.scalar_type());
+  call.set_temperature(temperature, scale);
+  call.finish(launch_log_softmax(call.problem(), call.logits(self), call.outputs_result(output)));
+}
+
+void write_backward(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& grad_input) {
+  if (grad_input.numel() == 0) return;
+  dim = wrapped_dim("log_softmax_backward", dim, output.dim());
+  RowsCall call(output, dim, grad_input.scalar_type(), output.scalar_type());
+  call.set_temperature(temperature, scale);
+  call.finish(launch_log_softmax_backward(
+      call.problem(), call.outputs(grad), call.outputs(output), call.logits_result(grad_input)));
+}
+
 Tensor log_softmax(
     const Tensor& self,
     const optional<Tensor>& temperature,
@@ -12,11 +40,7 @@ Tensor log_softmax(
     double scale,
     optional<int64_t> dtype) {
   const Tensor output = outputs::log_softmax(self, temperature, dim, scale, dtype);
-  if (output.numel() == 0) return output;
-  dim = wrapped_dim("log_softmax", dim, self.dim());
-  RowsCall call(self, dim, self.scalar_type(), output.scalar_type());
-  call.set_temperature(temperature, scale);
-  call.finish(launch_log_softmax(call.problem(), call.logits(self), call.outputs_result(output)));
+  write(self, temperature, dim, scale, output);
   return output;
 }
 
@@ -29,13 +53,29 @@ Tensor log_softmax_backward(
     int64_t dtype) {
   const Tensor grad_input =
       outputs::log_softmax_backward(grad, output, temperature, dim, scale, dtype);
-  if (grad_input.numel() == 0) return grad_input;
-  dim = wrapped_dim("log_softmax_backward", dim, output.dim());
-  RowsCall call(output, dim, grad_input.scalar_type(), output.scalar_type());
-  call.set_temperature(temperature, scale);
-  call.finish(launch_log_softmax_backward(
-      call.problem(), call.outputs(grad), call.outputs(output), call.logits_result(grad_input)));
+  write_backward(grad, output, temperature, dim, scale, grad_input);
   return grad_input;
+}
+
+void log_softmax_into(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& out) {
+  outputs::log_softmax_into(self, temperature, dim, scale, out);
+  write(self, temperature, dim, scale, out);
+}
+
+void log_softmax_backward_into(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& out) {
+  outputs::log_softmax_backward_into(grad, output, temperature, dim, scale, out);
+  write_backward(grad, output, temperature, dim, scale, out);
 }
 
 }  // namespace
@@ -44,4 +84,6 @@ Tensor log_softmax_backward(
 SOFTMAX_EXT_LIBRARY_IMPL(CUDA, m) {
   m.impl("_log_softmax", &softmax_ext::cuda::log_softmax);
   m.impl("_log_softmax_backward", &softmax_ext::cuda::log_softmax_backward);
+  m.impl("_log_softmax_into", &softmax_ext::cuda::log_softmax_into);
+  m.impl("_log_softmax_backward_into", &softmax_ext::cuda::log_softmax_backward_into);
 }

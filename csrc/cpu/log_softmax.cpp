@@ -52,10 +52,33 @@ Tensor log_softmax_backward(
   return grad_input;
 }
 
+void log_softmax_into(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& out) {
+  outputs::log_softmax_into(self, temperature, dim, scale, out);
+  write(self, temperature, dim, scale, out);
+}
+
+void log_softmax_backward_into(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& out) {
+  outputs::log_softmax_backward_into(grad, output, temperature, dim, scale, out);
+  write_backward(grad, output, temperature, dim, scale, out);
+}
+
 }  // namespace
 }  // namespace softmax_ext::cpu
 
 SOFTMAX_EXT_LIBRARY_IMPL(CPU, m) {
   m.impl("_log_softmax", &softmax_ext::cpu::log_softmax);
   m.impl("_log_softmax_backward", &softmax_ext::cpu::log_softmax_backward);
+  m.impl("_log_softmax_into", &softmax_ext::cpu::log_softmax_into);
+  m.impl("_log_softmax_backward_into", &softmax_ext::cpu::log_softmax_backward_into);
 }

@@ -51,10 +51,33 @@ Tensor softmax_backward(
   return grad_input;
 }
 
+void softmax_into(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& out) {
+  outputs::softmax_into(self, temperature, dim, scale, out);
+  write(self, temperature, dim, scale, out);
+}
+
+void softmax_backward_into(
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    const Tensor& out) {
+  outputs::softmax_backward_into(grad, output, temperature, dim, scale, out);
+  write_backward(grad, output, temperature, dim, scale, out);
+}
+
 }  // namespace
 }  // namespace softmax_ext::cpu
 
 SOFTMAX_EXT_LIBRARY_IMPL(CPU, m) {
   m.impl("_softmax", &softmax_ext::cpu::softmax);
   m.impl("_softmax_backward", &softmax_ext::cpu::softmax_backward);
+  m.impl("_softmax_into", &softmax_ext::cpu::softmax_into);
+  m.impl("_softmax_backward_into", &softmax_ext::cpu::softmax_backward_into);
 }

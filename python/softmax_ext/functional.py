@@ -9,7 +9,9 @@ from torch import Tensor
 
 _ops = torch.ops.softmax_ext
 _softmax, _softmax_float = _ops.softmax.default, _ops.softmax.float
+_softmax_out, _softmax_float_out = _ops.softmax.out, _ops.softmax.float_out
 _log_softmax, _log_softmax_float = _ops.log_softmax.default, _ops.log_softmax.float
+_log_softmax_out, _log_softmax_float_out = _ops.log_softmax.out, _ops.log_softmax.float_out
 _logsumexp, _logsumexp_float = _ops.logsumexp.default, _ops.logsumexp.float
 _cross_entropy = _ops.cross_entropy.default
 
@@ -22,6 +24,7 @@ def softmax(
     dtype: torch.dtype | None = None,
     *,
     temperature: float | Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Probabilities ``exp(x/T) / Σ exp(x/T)`` along ``dim``.
 
@@ -33,6 +36,8 @@ def softmax(
         temperature: T. A number, or a tensor that broadcasts against ``input`` with size 1 in ``dim`` (one for all,
             one per row, a parameter); a tensor is differentiable. 0 gives the uniform distribution over the maxima,
             infinity that over all logits that are not −inf; gradients are 0 there.
+        out: Where to write the result, of the result's dtype; resized if it has another shape. It may be ``input``
+            itself. Not for use with autograd, as in torch.
 
     Returns:
         A contiguous tensor of ``input``'s shape. A row that holds NaN or +inf, or nothing but −inf, is NaN, as in
@@ -42,6 +47,8 @@ def softmax(
         IndexError: ``dim`` is out of range.
         ValueError: ``temperature`` is a number below 0 or NaN, or does not broadcast.
         NotImplementedError: the dtype is not one of the above.
+        RuntimeError: ``out`` has another dtype, overlaps ``input`` in part, or an argument requires a gradient beside
+            it.
 
     The row is shifted by its maximum before it is divided by T. Differentiable to any order, forward and backward.
 
@@ -50,6 +57,10 @@ def softmax(
     >>> softmax(torch.tensor([2.0, 1.0, 0.0]), dim=0, temperature=0.5)
     tensor([0.8668, 0.1173, 0.0159])
     """
+    if out is not None:
+        if temperature is None or isinstance(temperature, Tensor):
+            return _softmax_out(input, dim, dtype, temperature=temperature, out=out)
+        return _softmax_float_out(input, dim, dtype, temperature=temperature, out=out)
     if temperature is None:
         return _softmax(input, dim, dtype)
     if isinstance(temperature, Tensor):
@@ -63,6 +74,7 @@ def log_softmax(
     dtype: torch.dtype | None = None,
     *,
     temperature: float | Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Log-probabilities ``x/T − log Σ exp(x/T)`` along ``dim``, in nats.
 
@@ -72,6 +84,10 @@ def log_softmax(
     >>> log_softmax(torch.tensor([2.0, 1.0, 0.0]), dim=0)
     tensor([-0.4076, -1.4076, -2.4076])
     """
+    if out is not None:
+        if temperature is None or isinstance(temperature, Tensor):
+            return _log_softmax_out(input, dim, dtype, temperature=temperature, out=out)
+        return _log_softmax_float_out(input, dim, dtype, temperature=temperature, out=out)
     if temperature is None:
         return _log_softmax(input, dim, dtype)
     if isinstance(temperature, Tensor):

@@ -441,6 +441,15 @@ OPERATORS = (
 CASES = [Case(operator, *case) for operator in OPERATORS for case in operator.cases]
 PRIMITIVE_CASES = [case for operator in OPERATORS for case in operator.primitives]
 
+# What writes to an output that is given, which test_out.py tests.
+WITH_OUTPUT = [
+    f"softmax_ext::{name}"
+    for of in ("softmax", "log_softmax")
+    for name in (f"{of}.out", f"{of}.float_out", f"_{of}_into", f"_{of}_backward.out", f"_{of}_backward_into")
+]
+# What says how the library was built: softmax_ext.info().
+FACTS = ["softmax_ext::_cpu_level", "softmax_ext::_cuda_architectures"]
+
 
 def name_of(parameter: object) -> str:
     """For pytest's ``ids``."""

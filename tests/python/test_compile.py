@@ -11,8 +11,10 @@ from operators import (
     CASES,
     CLOSE,
     DTYPE_CODES,
+    FACTS,
     OPERATORS,
     PRIMITIVE_CASES,
+    WITH_OUTPUT,
     cubed_sum,
     name_of,
     ops,
@@ -105,7 +107,7 @@ def test_every_operator_of_the_library_is_in_the_table():
     overloads = {f"softmax_ext::{operator.name}" for operator in OPERATORS}
     overloads |= {case.overload_call(*case.inputs())[0].name() for case in CASES}
     overloads |= {case.overload.name() for case in PRIMITIVE_CASES}
-    assert overloads == registered
+    assert overloads | set(WITH_OUTPUT) == registered - set(FACTS)
 
 
 @cases
