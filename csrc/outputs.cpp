@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 
 #include "csrc/element_type.h"
+#include "csrc/huge_pages.h"
 
 namespace softmax_ext {
 
@@ -195,6 +196,8 @@ Tensor empty_of(const Tensor& self, c10::SymIntArrayRef sizes, at::ScalarType dt
         std::nullopt,
         std::nullopt,
         std::nullopt);
+    const std::size_t bytes = empty.nbytes();
+    if (bytes >= kHugePageBytes) advise_huge_pages(empty.mutable_data_ptr(), bytes);
     return empty;
   }
   return at::empty_symint(sizes, self.options().dtype(dtype));

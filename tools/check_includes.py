@@ -46,6 +46,7 @@ RULES = [
         may=rf'{STANDARD}|{TORCH}|"csrc/[a-z_]+\.h"|"csrc/autograd/',
         but_not=r"<(ATen/cuda|c10/cuda)/",
     ),
+    Rule(r"csrc/huge_pages\.cpp$", may=rf'{STANDARD}|<sys/mman\.h>|"csrc/huge_pages\.h"'),
     Rule(r"csrc/", may=rf'{STANDARD}|{TORCH}|"csrc/', but_not=r'<(ATen/cuda|c10/cuda)/|"csrc/cpu/'),
 ]
 
