@@ -1,6 +1,7 @@
 # make install   virtual environment in .venv with torch, this package and what its demo and tests need
 # make demo      installs, then trains a classifier and shows what the operators do in it
 # make test      C++ tests and Python tests
+# make bench     ours beside torch and torch.compile on this CPU, under two minutes; ARGS= for other options
 # make gpu-check STAGE=test|sanitize|bench   the same on a GPU, with sanitizers, and beside torch
 #
 # Variables: PYTHON, VENV, TORCH (what pip installs), JOBS, SOFTMAX_EXT_CUDA (auto, 1 or 0), SOFTMAX_EXT_ARCHS.
@@ -29,7 +30,7 @@ sources := $(shell find csrc cuda cmake python tools -type f \
 package_sources := CMakeLists.txt README.md pyproject.toml setup.py $(sources)
 
 .PHONY: install demo test test-cpp test-python test-levels test-kernels test-wheel test-newest lint format gpu-check \
-  bench-calls check-exp check-arm clean
+  bench bench-calls check-exp check-arm clean
 .NOTPARALLEL:
 
 install: $(VENV)/.installed
@@ -107,6 +108,10 @@ format: $(VENV)/.lint
 STAGE ?= test sanitize bench
 gpu-check:
 	$(PYTHON) tools/gpu_check.py $(STAGE)
+
+ARGS ?= --quick
+bench: install
+	$(bin)/python -m benchmarks.cpu $(ARGS)
 
 bench-calls: install
 	$(bin)/python -m benchmarks.calls

@@ -34,7 +34,9 @@ def machine() -> str:
     model = (
         next((line.split(":")[1].strip() for line in cpu.open() if "model name" in line), "") if cpu.exists() else ""
     )
-    command = f"python -m {sys.modules['__main__'].__spec__.name}" + "".join(f" {a}" for a in sys.argv[1:])
+    command = f"python -m {sys.modules['__main__'].__spec__.name.removesuffix('.__main__')}" + "".join(
+        f" {a}" for a in sys.argv[1:]
+    )
     return (
         f"{command}\n{model or platform.processor()}, {os.cpu_count()} processors, {torch.get_num_threads()} threads; "
         f"Python {platform.python_version()}, torch {torch.__version__}"
