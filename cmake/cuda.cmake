@@ -31,6 +31,8 @@ if(NOT with_cuda)
   return()
 endif()
 
+# In order, as PTX is made for the last: simt::has_clusters() relies on it being the newest.
+list(SORT SOFTMAX_EXT_ARCHS COMPARE NATURAL)
 foreach(arch IN LISTS SOFTMAX_EXT_ARCHS)
   if(NOT arch MATCHES "^[0-9]+[af]?$")
     message(FATAL_ERROR "SOFTMAX_EXT_ARCHS: expected a list such as 80;90, got '${SOFTMAX_EXT_ARCHS}'.")

@@ -7,7 +7,7 @@
 
 Runs under the Python whose torch is to be used. Each stage is made of steps; one that passed on the same sources, torch
 and device is not run again, so a stage that was cut off goes on where it was. What failed, what time ran out for and what
-is left out for want of a tool is said at the end. Exits with 1 if a step failed, with 3 if one is unfinished. Outputs,
+is left out for want of a tool is said at the end. Exits with 1 if a step failed, with 75 if one is unfinished. Outputs,
 and results.json, are in build/gpu-check.
 """
 
@@ -39,7 +39,7 @@ VALUE_TESTS = [
     "test_functorch.py",
     "test_nn.py",
 ]
-UNFINISHED = 3  # as a command says that has more to do
+UNFINISHED = 75  # as a command says that has more to do, and this one: EX_TEMPFAIL, which nothing else exits with
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 
@@ -105,12 +105,12 @@ class Check:
             )
             try:
                 code = process.wait(left)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                if isinstance(stop, KeyboardInterrupt):
-                    raise
+            except subprocess.TimeoutExpired:
                 code = UNFINISHED
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
         seconds = round(time.monotonic() - begin, 1)
         lines = log.read_text(errors="replace").splitlines()
         last = next((line for line in reversed(lines) if line.strip()), "")
@@ -158,7 +158,7 @@ class Check:
         options = [f"-DTORCH_DIR={torch_dir}", "-DSOFTMAX_EXT_CUDA=1", f"-DSOFTMAX_EXT_ARCHS={self.archs}"]
         options += ["-DSOFTMAX_EXT_TESTS=ON", "-DSOFTMAX_EXT_GOOGLETEST=auto"]
         if not self.step("configure", ["cmake", "-S", ROOT, "-B", self.build, "-G", "Ninja", *options]):
-            sys.exit("gpu_check: could not configure")
+            self.stop("could not configure")
         self.make("build", ["softmax_ext"] + (["softmax_ext_simt"] if with_tests else []))
         cache = (self.build / "CMakeCache.txt").read_text()
         if "with_googletest:INTERNAL=ON" in cache:
@@ -167,7 +167,11 @@ class Check:
     def make(self, name: str, targets: list[str]) -> None:
         command = ["cmake", "--build", self.build, "-j", str(self.jobs), "--target", *targets]
         if not self.step(name, command):
-            sys.exit(f"gpu_check: {name} failed, see {OUTPUT}/{name.replace(' ', '-')}.log")
+            self.stop(f"{name} did not end well, see {OUTPUT}/{name.replace(' ', '-')}.log")
+
+    def stop(self, why: str) -> None:
+        print(f"gpu_check: {why}")
+        sys.exit(1 if self.failed else UNFINISHED)
 
     def has_kernel_tests(self) -> bool:
         if self.kernel_tests.exists():
@@ -207,7 +211,7 @@ def write_outputs(check: Check) -> Path | None:
     if not check.executor_library.exists() and not outputs.exists():
         check.left_out.append(f"compare outputs: no {check.executor_library.name}")
         return None
-    torch = importlib.metadata.version("torch").partition("+")[0]
+    torch = importlib.metadata.version("torch").partition("+")[0] if outputs.exists() else None
     environment = check.python(check.executor_library)
     return (
         outputs
@@ -286,6 +290,7 @@ def main() -> None:
     parser.add_argument("--no-build", action="store_true", help="use what is in the build folder")
     arguments = parser.parse_args()
     OUTPUT.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what a step has started ends with it
     try:
         print(f"torch {importlib.metadata.version('torch')}, Python {sys.version.split()[0]}", flush=True)
     except importlib.metadata.PackageNotFoundError:

@@ -4,7 +4,7 @@
     python -m benchmarks.gpu --report            what RESULTS has, as Markdown
 
 Each result is a line of RESULTS; a case that has one of this library on this device is not measured again. Liger takes
-part where it is installed. Exits with 3 if cases are left for another run.
+part where it is installed. Exits with 75 if cases are left for another run.
 """
 
 import argparse
@@ -163,7 +163,7 @@ def main() -> None:
         for i, case in enumerate(left):
             if time.monotonic() - begin > arguments.seconds:
                 print(f"{len(left) - i} cases left for another run", file=sys.stderr)
-                sys.exit(3)
+                sys.exit(75)
             line = {"key": case.key, **measure(case, not arguments.no_compile)}
             write(line)
             print(f"[{i + 1}/{len(left)}] {report.one_line(line)}", flush=True)

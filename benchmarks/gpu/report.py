@@ -11,8 +11,8 @@ HOST_KEY = "host time"
 def read(results: Path, of: str | None = None) -> list[dict]:
     """The results of one build on one device: ``of``, or those that came last."""
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    of = of or (lines[-1]["of"] if lines else None)
-    return [line for line in lines if line["of"] == of]
+    of = of or (lines[-1].get("of") if lines else None)
+    return [line for line in lines if line.get("of") == of]
 
 
 def gigabytes_per_second(line: dict) -> float:

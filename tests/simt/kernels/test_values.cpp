@@ -250,13 +250,16 @@ void test_strided() {
 TEST_F(Values, SoftmaxAlongADimThatIsNotLastInFloat32) { test_strided<float>(); }
 TEST_F(Values, SoftmaxAlongADimThatIsNotLastInBFloat16) { test_strided<bf16>(); }
 
-// One maximum, and as many equal terms as rounding would add up over in one chain.
+// A maximum for each thread along the dim, and as many equal terms as rounding would add up over in one
+// chain.
 TEST_F(Values, LongSumsAlongADimThatIsNotLastKeepTheirAccuracy) {
   const int64_t length = 20 * kStridedFold * kStridedHeldLength<float>;
-  std::vector<float> rows(2 * length, -0.1f);
-  rows[5] = rows[length + 7] = 0;
+  std::vector<float> rows(2 * length, -0.33f);
+  std::fill_n(rows.begin(), kStridedAlong, 0.f);
+  std::fill_n(rows.begin() + length, kStridedAlong, 0.f);
   const auto probs = softmax_of_columns(rows, 1, length, 2);
-  const double expected = 1 / (1 + (length - 1) * std::exp(double{-0.1f}));
+  const double expected =
+      1 / (kStridedAlong + double(length - kStridedAlong) * std::exp(double{-0.33f}));
   EXPECT_NEAR(probs[5], expected, 32 * kUnit<float> * expected);
   EXPECT_NEAR(probs[length + 7], expected, 32 * kUnit<float> * expected);
 }
