@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
 
 #include "csrc/cpu/levels.h"
 #include "csrc/element_type.h"
@@ -98,13 +99,17 @@ class RowScale {
   Tensor scales_;
 };
 
-// Memory of this thread, kept for its next call.
+// Memory of this thread, kept for its next call; vectors in it cross no cache line.
+inline constexpr std::align_val_t kCacheLine{64};
 template <typename Lane, int slot = 0>
 Lane* scratch(int64_t count) {
-  static thread_local std::unique_ptr<Lane[]> memory;
+  struct Free {
+    void operator()(Lane* data) const { ::operator delete(data, kCacheLine); }
+  };
+  static thread_local std::unique_ptr<Lane[], Free> memory;
   static thread_local int64_t size = 0;
   if (size < count) {
-    memory.reset(new Lane[count]);
+    memory.reset(static_cast<Lane*>(::operator new(count * sizeof(Lane), kCacheLine)));
     size = count;
   }
   return memory.get();

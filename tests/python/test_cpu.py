@@ -98,7 +98,7 @@ def test_the_number_of_threads_changes_no_bit(shape, dim, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("length", [2, 8, 9, 16, 17, 130, 256, 257, 4096, 4097, 9001])
+@pytest.mark.parametrize("length", [2, 8, 9, 16, 17, 64, 65, 127, 128, 129, 256, 4096, 4097, 9001])
 def test_a_row_has_the_same_bits_alone_and_in_a_batch(length, dtype):
     x, grad = torch.randn(19, length).to(dtype), torch.randn(19, length).to(dtype)
     target = torch.randint(length, (19,))
@@ -114,7 +114,7 @@ def test_every_instruction_set_has_accurate_results(level):
     code = """
         import torch, softmax_ext
         torch.manual_seed(0)
-        for length in (1, 2, 5, 8, 9, 16, 17, 33, 64, 100, 257, 1000, 4097, 20000):
+        for length in (1, 2, 5, 8, 9, 16, 17, 31, 32, 33, 64, 65, 100, 127, 128, 129, 1000, 4097, 20000):
             for spread in (0.1, 1, 30):
                 x = spread * torch.randn(9, length)
                 exact = torch.softmax(x.double(), 1)

@@ -86,6 +86,43 @@ void columns(const Gradients<Out, In>& gradients) {
   });
 }
 
+template <int vectors, template <typename, typename> class Operator, typename Out, typename In>
+SOFTMAX_EXT_INLINE void short_rows(const Gradients<Out, In>& gradients, int in_last) {
+  using L = Lanes<LaneOf<Out>>;
+  const auto tile = [&](auto* data, int64_t stride, int64_t first) SOFTMAX_EXT_INLINE_LAMBDA {
+    return ColumnTile<std::remove_pointer_t<decltype(data)>, vectors>{
+        data + first * stride, stride, in_last};
+  };
+  for_each_batch<LaneOf<Out>>(
+      gradients.count, [&](int64_t first, int count) SOFTMAX_EXT_INLINE_LAMBDA {
+        const auto dy = tile(gradients.grad, gradients.grad_stride, first);
+        const auto y = tile(gradients.output, gradients.output_stride, first);
+        const auto dx = tile(gradients.grad_input, gradients.grad_input_stride, first);
+        const BatchValues<L> scale(lanes_of(gradients.scale, first, count));
+        BatchVectors<L> sums(count);
+        for (int r = 0; r < count; ++r) {
+          L of_row(LaneOf<Out>(0));
+          L grads[vectors];
+          visit_row<kComesInPairs<Out>>(
+              dy, r, 0, [&](auto v, L lanes) SOFTMAX_EXT_INLINE_LAMBDA { grads[v] = lanes; });
+          visit_row<kComesInPairs<Out>>(y, r, 0, [&](auto v, L lanes) SOFTMAX_EXT_INLINE_LAMBDA {
+            of_row += term<Operator>(grads[v], lanes);
+          });
+          sums.of_row[r] = of_row;
+        }
+        const BatchValues<L> sum(sums.sums());
+        for (int r = 0; r < count; ++r)
+          map_row(
+              dx,
+              r,
+              [&](L grad, L output) SOFTMAX_EXT_INLINE_LAMBDA {
+                return Operator<L, L>::usual_map({grad, output}, sum[r], scale[r]);
+              },
+              dy,
+              y);
+      });
+}
+
 template <template <typename, typename> class Operator, typename Out, typename In>
 void rows(const Gradients<Out, In>& gradients) {
   using Scalar = LaneOf<Out>;
@@ -116,51 +153,17 @@ void rows(const Gradients<Out, In>& gradients) {
     return;
   }
   if (length <= kBatchLength<Scalar>) {
-    using L = Lanes<Scalar>;
-    const RowVectors<Scalar> shape(length);
-    const L none(Scalar(0));
-    for_each_batch<Scalar>(
-        gradients.count, [&](int64_t first, int count) SOFTMAX_EXT_INLINE_LAMBDA {
-          const Out* const dy = gradients.grad + first * gradients.grad_stride;
-          const Out* const y = gradients.output + first * gradients.output_stride;
-          L sums[L::kCount];
-          for (int r = 0; r < L::kCount; ++r) {
-            sums[r] = none;
-            if (r >= count) continue;
-            const Out* const dy_row = dy + r * gradients.grad_stride;
-            const Out* const y_row = y + r * gradients.output_stride;
-            shape.for_each(
-                [&](int, int at) SOFTMAX_EXT_INLINE_LAMBDA {
-                  sums[r] += term<Operator>(load(dy_row + at), load(y_row + at));
-                },
-                [&](int, int at, int some) SOFTMAX_EXT_INLINE_LAMBDA {
-                  sums[r] += term<Operator>(
-                      load_some(dy_row + at, some, none), load_some(y_row + at, some, none));
-                });
-          }
-          const BatchValues<L> sum(sums_across(sums));
-          for (int r = 0; r < count; ++r)
-            finish<Operator>(
-                dy + r * gradients.grad_stride,
-                y + r * gradients.output_stride,
-                gradients.grad_input + (first + r) * gradients.grad_input_stride,
-                length,
-                sum.of_row[r],
-                gradients.scale[first + r]);
-        });
+    with_vectors_of<Scalar>(length, [&]<int vectors>(int in_last) SOFTMAX_EXT_INLINE_LAMBDA {
+      short_rows<vectors, Operator>(gradients, in_last);
+    });
     return;
   }
   for (int64_t row = 0; row < gradients.count; ++row) {
     const Out* const dy = gradients.grad + row * gradients.grad_stride;
     const Out* const y = gradients.output + row * gradients.output_stride;
+    In* const dx = gradients.grad_input + row * gradients.grad_input_stride;
     const double sum = summarize<Operator>(dy, y, length);
-    finish<Operator>(
-        dy,
-        y,
-        gradients.grad_input + row * gradients.grad_input_stride,
-        length,
-        static_cast<Scalar>(sum),
-        gradients.scale[row]);
+    finish<Operator>(dy, y, dx, length, static_cast<Scalar>(sum), gradients.scale[row]);
   }
 }
 

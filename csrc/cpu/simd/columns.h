@@ -24,12 +24,13 @@ struct ColumnTile {
   int in_last;
 
   SOFTMAX_EXT_INLINE bool is_whole(int v) const { return v + 1 < vectors || in_last == L::kCount; }
-  SOFTMAX_EXT_INLINE L load(int64_t j, int v) const {
-    const T* const from = data + j * stride + v * L::kCount;
-    return is_whole(v) ? SOFTMAX_EXT_LEVEL::load(from) : load_some(from, in_last, L(Scalar(0)));
+  SOFTMAX_EXT_INLINE T* at(int64_t j, int v) const { return data + j * stride + v * L::kCount; }
+  SOFTMAX_EXT_INLINE L load(int64_t j, int v, Scalar padding = 0) const {
+    const T* const from = at(j, v);
+    return is_whole(v) ? SOFTMAX_EXT_LEVEL::load(from) : load_some(from, in_last, L(padding));
   }
   SOFTMAX_EXT_INLINE void store(int64_t j, int v, L lanes) const {
-    T* const to = data + j * stride + v * L::kCount;
+    T* const to = at(j, v);
     if (is_whole(v))
       SOFTMAX_EXT_LEVEL::store(to, lanes);
     else
@@ -139,8 +140,9 @@ struct Transposed {
   using L = Lanes<Scalar>;
   static constexpr int kRows = 4 * L::kCount;
 
-  Scalar elements[kShort<Scalar> * kRows];  // element j of row r at j · kRows + r
-  Scalar rows[kRows * L::kCount];           // row r at r · lanes
+  alignas(
+      kVectorBytes) Scalar elements[kShort<Scalar> * kRows];  // element j of row r at j · kRows + r
+  alignas(kVectorBytes) Scalar rows[kRows * L::kCount];       // row r at r · lanes
 
   template <typename T>
   SOFTMAX_EXT_INLINE void read(const T* from, int64_t stride, int count, int length) {

@@ -11,6 +11,23 @@ namespace {
 template <typename In>
 void rows(const CrossEntropyGradients<In>& gradients) {
   using L = Lanes<LaneOf<In>>;
+  if (gradients.length <= kBatchLength<LaneOf<In>>) {
+    with_vectors_of<LaneOf<In>>(
+        gradients.length, [&]<int vectors>(int in_last) SOFTMAX_EXT_INLINE_LAMBDA {
+          const ColumnTile<const In, vectors> x{gradients.in, gradients.in_stride, in_last};
+          const ColumnTile<In, vectors> dx{gradients.out, gradients.out_stride, in_last};
+          for (int64_t row = 0; row < gradients.count; ++row) {
+            const L max(gradients.max[row]), factor(gradients.factor[row]);
+            map_row(
+                dx,
+                row,
+                [&](L logit)
+                    SOFTMAX_EXT_INLINE_LAMBDA { return exponential(logit - max) * factor; },
+                x);
+          }
+        });
+    return;
+  }
   for (int64_t row = 0; row < gradients.count; ++row) {
     const L max(gradients.max[row]), factor(gradients.factor[row]);
     map_span(

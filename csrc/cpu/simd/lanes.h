@@ -159,6 +159,34 @@ SOFTMAX_EXT_INLINE bool any_less(Lanes<T> a, Lanes<T> b) {
 #endif
 }
 
+// sum += x in the lanes where a = b, or where it is not.
+template <typename T>
+SOFTMAX_EXT_INLINE void add_if_equal(Lanes<T>& sum, Lanes<T> x, Lanes<T> a, Lanes<T> b) {
+  const Lanes<T> total = sum + x;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    sum = (typename Lanes<T>::Native)_mm512_mask_mov_ps(
+        (__m512)sum.native,
+        _mm512_cmp_ps_mask((__m512)a.native, (__m512)b.native, _CMP_EQ_OQ),
+        (__m512)total.native);
+  else
+#endif
+    sum = select(a == b, total, sum);
+}
+template <typename T>
+SOFTMAX_EXT_INLINE void add_unless_equal(Lanes<T>& sum, Lanes<T> x, Lanes<T> a, Lanes<T> b) {
+  const Lanes<T> total = sum + x;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    sum = (typename Lanes<T>::Native)_mm512_mask_mov_ps(
+        (__m512)total.native,
+        _mm512_cmp_ps_mask((__m512)a.native, (__m512)b.native, _CMP_EQ_OQ),
+        (__m512)sum.native);
+  else
+#endif
+    sum = select(a == b, sum, total);
+}
+
 // x · 2^exponent for integral exponents of normal numbers. `shifted` is the exponent plus 1.5 ·
 // 2^(digits of T − 2), as the rounding of exp leaves it.
 template <typename T>

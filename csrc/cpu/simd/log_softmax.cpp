@@ -49,12 +49,43 @@ void rows(const Logits<In, Out>& logits) {
     return;
   }
   using L = Lanes<Scalar>;
-  reduce_rows(
+  const auto seen = [&](int64_t row, int64_t at) SOFTMAX_EXT_INLINE_LAMBDA {
+    __builtin_prefetch(logits.out + row * logits.out_stride + at, 1);
+  };
+  if (logits.length <= kBatchLength<Scalar>) {
+    with_vectors_of<Scalar>(logits.length, [&]<int vectors>(int in_last) SOFTMAX_EXT_INLINE_LAMBDA {
+      const ColumnTile<const In, vectors> x{logits.in, logits.in_stride, in_last};
+      const ColumnTile<Out, vectors> y{logits.out, logits.out_stride, in_last};
+      reduce_short_rows<vectors>(
+          logits.in,
+          logits.in_stride,
+          logits.count,
+          in_last,
+          logits.scale,
+          seen,
+          [&](int64_t first, int count, L max, L log_sum) SOFTMAX_EXT_INLINE_LAMBDA {
+            const BatchValues<L> peak(max), log_sums(defined_log_sum(max, log_sum));
+            for (int r = 0; r < count; ++r) {
+              const LogSoftmaxForward<L> op{{L(logits.scale[first + r])}};
+              map_row(
+                  y,
+                  first + r,
+                  [&](L logit) SOFTMAX_EXT_INLINE_LAMBDA {
+                    return op.usual_map(logit, {peak[r], log_sums[r]});
+                  },
+                  x);
+            }
+          });
+    });
+    return;
+  }
+  reduce_long_rows(
       logits.in,
       logits.in_stride,
       logits.count,
       logits.length,
       logits.scale,
+      seen,
       [&](int64_t first, int count, L max, L log_sum) SOFTMAX_EXT_INLINE_LAMBDA {
         const L defined = defined_log_sum(max, log_sum);
         for (int r = 0; r < count; ++r) {

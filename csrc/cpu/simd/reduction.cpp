@@ -44,22 +44,25 @@ void rows(const Reduction<In>& logits) {
     });
     return;
   }
-  reduce_rows(
-      logits.in,
-      logits.in_stride,
-      logits.count,
-      logits.length,
-      logits.scale,
-      [&](int64_t first, int count, Lanes<Scalar> max, Lanes<Scalar> log_sum)
-          SOFTMAX_EXT_INLINE_LAMBDA {
-            store_lanes(logits.max + first, count, max);
-            store_lanes(logits.log_sum + first, count, log_sum);
-          });
+  const auto nothing = [](auto...) SOFTMAX_EXT_INLINE_LAMBDA {};
+  const auto keep = [&](int64_t first, int count, Lanes<Scalar> max, Lanes<Scalar> log_sum)
+                        SOFTMAX_EXT_INLINE_LAMBDA {
+                          store_lanes(logits.max + first, count, max);
+                          store_lanes(logits.log_sum + first, count, log_sum);
+                        };
+  if (logits.length <= kBatchLength<Scalar>)
+    with_vectors_of<Scalar>(logits.length, [&]<int vectors>(int in_last) SOFTMAX_EXT_INLINE_LAMBDA {
+      reduce_short_rows<vectors>(
+          logits.in, logits.in_stride, logits.count, in_last, logits.scale, nothing, keep);
+    });
+  else
+    reduce_long_rows(
+        logits.in, logits.in_stride, logits.count, logits.length, logits.scale, nothing, keep);
 }
 
 template <typename In>
 Summary<In> summarize(const In* x, int64_t count, LaneOf<In> scale) {
-  return row_summary(x, count, scale);
+  return row_summary(x, count, scale, x + count, [](auto...) SOFTMAX_EXT_INLINE_LAMBDA {});
 }
 
 template <typename In>

@@ -45,100 +45,127 @@ SOFTMAX_EXT_INLINE L maxima_across(const L (&of_row)[L::kCount]) {
       of_row, [](L a, L b) SOFTMAX_EXT_INLINE_LAMBDA { return larger(a, b); });
 }
 
-// Rows of so many elements or fewer are worked on in batches, which lie in the L1 cache.
-inline constexpr int kBatchVectors = 16;
+// Rows of so many vectors or fewer are worked on in batches, a row's vectors by a loop that is
+// unrolled.
+inline constexpr int kBatchVectors = 8;
 template <typename Scalar>
 inline constexpr int64_t kBatchLength = kBatchVectors* Lanes<Scalar>::kCount;
 
-// The elements of a row, in vectors.
-template <typename Scalar>
-struct RowVectors {
-  static constexpr int kLanes = Lanes<Scalar>::kCount;
+// Calls body.operator()<vectors>(lanes in the last vector) for rows of at most kBatchLength elements.
+template <typename Scalar, int vectors = 1, typename Body>
+SOFTMAX_EXT_INLINE void with_vectors_of(int64_t length, Body body) {
+  constexpr int kLanes = Lanes<Scalar>::kCount;
+  if (vectors == kBatchVectors || length <= vectors * kLanes)
+    body.template operator()<vectors>(static_cast<int>(length) - (vectors - 1) * kLanes);
+  else if constexpr (vectors < kBatchVectors)
+    with_vectors_of<Scalar, vectors + 1>(length, body);
+}
 
-  int whole;    // vectors
-  int in_last;  // elements beyond those, in one vector more if there are any
+// Rows of a batch are the rows of a ColumnTile. A vector of each, to be reduced to a number of each.
+template <typename L>
+struct BatchVectors {
+  L of_row[L::kCount];
 
-  SOFTMAX_EXT_INLINE explicit RowVectors(int64_t length)
-      : whole(static_cast<int>(length / kLanes)), in_last(static_cast<int>(length % kLanes)) {}
-
-  // body(vector, offset), and tail(vector, offset, elements) for the last if it is not whole.
-  template <typename Body, typename Tail>
-  SOFTMAX_EXT_INLINE void for_each(Body body, Tail tail) const {
-    for (int v = 0; v < whole; ++v) body(v, v * kLanes);
-    if (in_last != 0) tail(whole, whole * kLanes, in_last);
+  SOFTMAX_EXT_INLINE explicit BatchVectors(int count) {
+    if (count < L::kCount)
+      for (L& lanes : of_row) lanes = L(typename L::Scalar(0));
   }
+  SOFTMAX_EXT_INLINE L sums() const { return sums_across(of_row); }
+  SOFTMAX_EXT_INLINE L maxima() const { return maxima_across(of_row); }
 };
 
-// A batch of rows of at most kBatchLength elements. What a last vector has too much is −inf at
-// first.
-template <typename Scalar>
-struct RowBatch {
-  using L = Lanes<Scalar>;
-  static constexpr int kRows = L::kCount;
-
-  RowVectors<Scalar> shape;
-  int vectors;
-  Scalar elements[kRows * kBatchLength<Scalar>];
-
-  SOFTMAX_EXT_INLINE explicit RowBatch(int64_t length)
-      : shape(length), vectors(shape.whole + (shape.in_last != 0)) {}
-
-  SOFTMAX_EXT_INLINE Scalar* row(int r) { return elements + r * (vectors * L::kCount); }
-
-  // Reads `count` rows; the maximum of each, where NaN is skipped.
-  template <typename T>
-  SOFTMAX_EXT_INLINE L read(const T* from, int64_t stride, int count) {
-    const L lowest(-kInfinity<Scalar>);
-    L max[kRows];
-    for (int r = 0; r < kRows; ++r) {
-      max[r] = lowest;
-      if (r >= count) continue;
-      const T* const x = from + r * stride;
-      Scalar* const kept = row(r);
-      const auto take = [&](int offset, L logits) SOFTMAX_EXT_INLINE_LAMBDA {
-        store(kept + offset, logits);
-        max[r] = larger(logits, max[r]);
-      };
-      shape.for_each(
-          [&](int, int at) SOFTMAX_EXT_INLINE_LAMBDA { take(at, load(x + at)); },
-          [&](int, int at, int some)
-              SOFTMAX_EXT_INLINE_LAMBDA { take(at, load_some(x + at, some, lowest)); });
+// Calls body(v, lanes) for the vectors of row r, by pairs in the order of load_pair if `in_pairs`.
+template <bool in_pairs, int vectors, typename T, typename Body>
+SOFTMAX_EXT_INLINE void visit_row(
+    const ColumnTile<const T, vectors>& x, int64_t r, LaneOf<T> padding, Body body) {
+  unrolled<vectors / 2>([&](auto half) SOFTMAX_EXT_INLINE_LAMBDA {
+    const Index<2 * half> first;
+    const Index<2 * half + 1> second;
+    if (in_pairs && x.is_whole(second)) {
+      const auto pair = load_pair(x.at(r, first));
+      body(first, pair.first);
+      body(second, pair.second);
+    } else {
+      body(first, x.load(r, first, padding));
+      body(second, x.load(r, second, padding));
     }
-    return maxima_across(max);
+  });
+  if constexpr (vectors % 2 != 0) {
+    const Index<vectors - 1> last;
+    body(last, x.load(r, last, padding));
   }
+}
+template <typename T>
+inline constexpr bool kComesInPairs = !kPairsAlike<T, float>;
 
-  // term(logits, r) of each vector; the sum of a row's. They take the place of the logits if kept.
-  template <bool keeps, typename Term>
-  SOFTMAX_EXT_INLINE L sums(int count, Term term) {
-    L sum[kRows];
-    for (int r = 0; r < kRows; ++r) {
-      sum[r] = L(Scalar(0));
-      if (r >= count) continue;
-      Scalar* const kept = row(r);
-      for (int v = 0; v < vectors; ++v) {
-        const L of_vector = term(load(kept + v * L::kCount), r);
-        sum[r] += of_vector;
-        if constexpr (keeps) store(kept + v * L::kCount, of_vector);
+// Stores value(v) as the vectors of row r, which come in that order.
+template <bool in_pairs, int vectors, typename Out, typename Value>
+SOFTMAX_EXT_INLINE void store_row(const ColumnTile<Out, vectors>& out, int64_t r, Value value) {
+  unrolled<vectors / 2>([&](auto half) SOFTMAX_EXT_INLINE_LAMBDA {
+    const Index<2 * half> first;
+    const Index<2 * half + 1> second;
+    if (in_pairs && out.is_whole(second)) {
+      store_pair(out.at(r, first), LanePair<Out>{value(first), value(second)});
+    } else {
+      out.store(r, first, value(first));
+      out.store(r, second, value(second));
+    }
+  });
+  if constexpr (vectors % 2 != 0) {
+    const Index<vectors - 1> last;
+    out.store(r, last, value(last));
+  }
+}
+
+// Row r of the result is map(lanes of each operand).
+template <int vectors, typename Out, typename Map, typename... In>
+SOFTMAX_EXT_INLINE void map_row(
+    const ColumnTile<Out, vectors>& out,
+    int64_t r,
+    Map map,
+    const ColumnTile<const In, vectors>&... in) {
+  constexpr bool kInPairs = kComesInPairs<Out> && (kPairsAlike<Out, In> && ...);
+  unrolled<vectors / 2>([&](auto half) SOFTMAX_EXT_INLINE_LAMBDA {
+    const Index<2 * half> first;
+    const Index<2 * half + 1> second;
+    if constexpr (kInPairs) {
+      if (out.is_whole(second)) {
+        [&](auto... pair) SOFTMAX_EXT_INLINE_LAMBDA {
+          store_pair(out.at(r, first), LanePair<Out>{map(pair.first...), map(pair.second...)});
+        }(load_pair(in.at(r, first))...);
+        return;
       }
     }
-    return sums_across(sum);
+    out.store(r, first, map(in.load(r, first)...));
+    out.store(r, second, map(in.load(r, second)...));
+  });
+  if constexpr (vectors % 2 != 0) {
+    const Index<vectors - 1> last;
+    out.store(r, last, map(in.load(r, last)...));
   }
+}
 
-  // Row r becomes map(elements).
-  template <typename T, typename Map>
-  SOFTMAX_EXT_INLINE void write(int r, T* to, Map map) {
-    const Scalar* const kept = row(r);
-    shape.for_each(
-        [&](int, int at) SOFTMAX_EXT_INLINE_LAMBDA { store(to + at, map(load(kept + at))); },
-        [&](int, int at, int some)
-            SOFTMAX_EXT_INLINE_LAMBDA { store_some(to + at, map(load(kept + at)), some); });
+// The maximum of each row, where NaN is skipped.
+template <int vectors, typename T>
+SOFTMAX_EXT_INLINE Lanes<LaneOf<T>> batch_maxima(const ColumnTile<const T, vectors>& x, int count) {
+  using Scalar = LaneOf<T>;
+  using L = Lanes<Scalar>;
+  BatchVectors<L> maxima(count);
+  for (int r = 0; r < count; ++r) {
+    L max(-kInfinity<Scalar>);
+    visit_row<kComesInPairs<T>>(
+        x, r, -kInfinity<Scalar>, [&](auto, L logits) SOFTMAX_EXT_INLINE_LAMBDA {
+          max = larger(logits, max);
+        });
+    maxima.of_row[r] = max;
   }
-};
+  return maxima.maxima();
+}
 
 // A value of each row of a batch, to be had in a vector and one by one.
 template <typename L>
 struct BatchValues {
-  typename L::Scalar of_row[L::kCount];
+  alignas(kVectorBytes) typename L::Scalar of_row[L::kCount];
 
   SOFTMAX_EXT_INLINE explicit BatchValues(L lanes) { store(of_row, lanes); }
   SOFTMAX_EXT_INLINE L operator[](int r) const { return L(of_row[r]); }
@@ -170,47 +197,73 @@ SOFTMAX_EXT_INLINE L defined_log_sum(L max, L log_sum) {
   return select(summary.is_undefined(), L(kNaN<ScalarOf<L>>), log_sum);
 }
 
-template <typename T>
+// seen(offset) is called while the elements there are summed.
+template <typename T, typename Seen>
 SOFTMAX_EXT_INLINE SoftmaxSummary<LaneOf<T>, double> row_summary(
-    const T* x, int64_t length, LaneOf<T> scale) {
+    const T* x, int64_t length, LaneOf<T> scale, const T* next, Seen seen) {
   return span_summary<Sum::but_maxima, true>(
-      x, length, scale, [](auto...) SOFTMAX_EXT_INLINE_LAMBDA {});
+      x, length, scale, next, [&](int64_t at, auto...) SOFTMAX_EXT_INLINE_LAMBDA { seen(at); });
 }
 
-// The maxima and log-sums of rows: body(first row, rows, maxima, log-sums) for each batch.
-template <typename T, typename Body>
-SOFTMAX_EXT_INLINE void reduce_rows(
+// The maxima and log-sums of rows of at most kBatchLength elements, as reduce_long_rows below.
+template <int vectors, typename T, typename Seen, typename Body>
+SOFTMAX_EXT_INLINE void reduce_short_rows(
+    const T* in,
+    int64_t stride,
+    int64_t count,
+    int in_last,
+    RowValues<LaneOf<T>> scale,
+    Seen seen,
+    Body body) {
+  using Scalar = LaneOf<T>;
+  using L = Lanes<Scalar>;
+  for_each_batch<Scalar>(count, [&](int64_t first, int rows) SOFTMAX_EXT_INLINE_LAMBDA {
+    const ColumnTile<const T, vectors> x{in + first * stride, stride, in_last};
+    const L max = batch_maxima(x, rows);
+    const BatchValues<L> peak(max), base(finite_base(max)), factor(lanes_of(scale, first, rows));
+    BatchVectors<L> sums(rows), maxima(rows);
+    for (int r = 0; r < rows; ++r) {
+      L sum(Scalar(0)), maxima_of_row(Scalar(0));
+      visit_row<kComesInPairs<T>>(
+          x, r, -kInfinity<Scalar>, [&](auto v, L logits) SOFTMAX_EXT_INLINE_LAMBDA {
+            __builtin_prefetch(x.at(r + L::kCount, v));
+            seen(first + r + L::kCount, v * L::kCount);
+            const L term = exponential((logits - base[r]) * factor[r]);
+            add_if_equal(maxima_of_row, L(Scalar(1)), logits, peak[r]);
+            add_unless_equal(sum, term, logits, peak[r]);
+          });
+      sums.of_row[r] = sum;
+      maxima.of_row[r] = maxima_of_row;
+    }
+    const auto summary = OverLogits<L, L>::summary_of(max, sums.sums(), maxima.sums());
+    body(first, rows, max, logarithm_of_1_plus(summary.rest));
+  });
+}
+
+// The maxima and log-sums of rows: body(first row, rows, maxima, log-sums) for each batch, and
+// before it seen(row, offset) for each vector of its rows.
+template <typename T, typename Seen, typename Body>
+SOFTMAX_EXT_INLINE void reduce_long_rows(
     const T* in,
     int64_t stride,
     int64_t count,
     int64_t length,
     RowValues<LaneOf<T>> scale,
+    Seen seen,
     Body body) {
   using Scalar = LaneOf<T>;
   using L = Lanes<Scalar>;
-  if (length <= kBatchLength<Scalar>) {
-    RowBatch<Scalar> batch(length);
-    for_each_batch<Scalar>(count, [&](int64_t first, int rows) SOFTMAX_EXT_INLINE_LAMBDA {
-      const L max = batch.read(in + first * stride, stride, rows);
-      const BatchValues<L> peak(max), base(finite_base(max)), factor(lanes_of(scale, first, rows));
-      L maxima[L::kCount];
-      for (L& lanes : maxima) lanes = L(Scalar(0));
-      const L sum =
-          batch.template sums<false>(rows, [&](L logits, int r) SOFTMAX_EXT_INLINE_LAMBDA {
-            const auto is_max = logits == peak[r];
-            maxima[r] += select(is_max, L(Scalar(1)), L(Scalar(0)));
-            return select(is_max, L(Scalar(0)), exponential((logits - base[r]) * factor[r]));
-          });
-      const auto summary = OverLogits<L, L>::summary_of(max, sum, sums_across(maxima));
-      body(first, rows, max, logarithm_of_1_plus(summary.rest));
-    });
-    return;
-  }
   for_each_batch<Scalar>(count, [&](int64_t first, int rows) SOFTMAX_EXT_INLINE_LAMBDA {
     Scalar max[L::kCount] = {};
     double rest[L::kCount] = {};
     for (int r = 0; r < rows; ++r) {
-      const auto summary = row_summary(in + (first + r) * stride, length, scale[first + r]);
+      const int64_t row = first + r;
+      const auto summary = row_summary(
+          in + row * stride,
+          length,
+          scale[row],
+          in + (row + 1) * stride,
+          [&](int64_t at) SOFTMAX_EXT_INLINE_LAMBDA { seen(row, at); });
       max[r] = summary.max;
       rest[r] = summary.rest;
     }

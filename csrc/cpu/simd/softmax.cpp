@@ -58,7 +58,12 @@ inline constexpr bool kKeepsPairs = sizeof(Out) == 2 && kPairsAlike<In, Out>;
 template <typename In, typename Out>
 Summary<In> summarize(const In* x, LaneOf<In>* terms, int64_t count, LaneOf<In> scale) {
   return span_summary<Sum::all_terms, kKeepsPairs<In, Out>>(
-      x, count, scale, [&](int64_t at, int some, Lanes<LaneOf<In>> term) SOFTMAX_EXT_INLINE_LAMBDA {
+      x,
+      count,
+      scale,
+      x + count,
+      [&](int64_t at, int some, Lanes<LaneOf<In>> term) SOFTMAX_EXT_INLINE_LAMBDA {
+        __builtin_prefetch(terms + count + at, 1);
         store_lanes(terms + at, some, term);
       });
 }
@@ -127,37 +132,62 @@ void columns(const Logits<In, Out>& logits) {
   });
 }
 
+template <int vectors, template <typename, typename> class Operator, typename In, typename Out>
+SOFTMAX_EXT_INLINE void short_rows(const Logits<In, Out>& logits, int in_last) {
+  using Scalar = LaneOf<In>;
+  using L = Lanes<Scalar>;
+  using Op = Operator<L, L>;
+  alignas(kVectorBytes) Scalar scratch[L::kCount * vectors * L::kCount];
+  for_each_batch<Scalar>(logits.count, [&](int64_t first, int count) SOFTMAX_EXT_INLINE_LAMBDA {
+    const ColumnTile<const In, vectors> x{
+        logits.in + first * logits.in_stride, logits.in_stride, in_last};
+    const ColumnTile<Out, vectors> y{
+        logits.out + first * logits.out_stride, logits.out_stride, in_last};
+    ColumnTile<Scalar, vectors> terms{scratch, vectors * L::kCount, L::kCount};
+    // Not where a vector is not whole: what is stored in part is slow to load again.
+    if constexpr (sizeof(Out) == sizeof(Scalar))
+      if (in_last == L::kCount) terms = {y.data, y.stride, in_last};
+    const L max = batch_maxima(x, count);
+    const L scale = lanes_of(logits.scale, first, count);
+    const BatchValues<L> base(finite_base(max)), scales(scale);
+    BatchVectors<L> sums(count);
+    for (int r = 0; r < count; ++r) {
+      L sum(Scalar(0));
+      visit_row<kKeepsPairs<In, Out>>(
+          x, r, -kInfinity<Scalar>, [&](auto v, L logit) SOFTMAX_EXT_INLINE_LAMBDA {
+            const L term = exponential((logit - base[r]) * scales[r]);
+            __builtin_prefetch(x.at(r + L::kCount, v));
+            __builtin_prefetch(y.at(r + L::kCount, v), 1);
+            terms.store(r, v, term);
+            sum += term;
+          });
+      sums.of_row[r] = sum;
+    }
+    L grad(Scalar(0));
+    if constexpr (Op::kHasGrad) grad = quieted(lanes_of(logits.grad, first, count));
+    const BatchValues<L> factor(Op::factor(scale, grad, max, sums.sums()));
+    for (int r = 0; r < count; ++r) {
+      if (Op::kHasGrad && max[r] == kInfinity<Scalar>)
+        beside_infinity<In>(
+            x.at(r, 0), 1, reinterpret_cast<In*>(y.at(r, 0)), 1, logits.length, grad[r]);
+      else
+        store_row<kKeepsPairs<In, Out>>(
+            y, r, [&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { return terms.load(r, v) * factor[r]; });
+    }
+  });
+}
+
 template <template <typename, typename> class Operator, typename In, typename Out>
 void rows(const Logits<In, Out>& logits) {
   using Scalar = LaneOf<In>;
-  using L = Lanes<Scalar>;
   using Op = Operator<Scalar, double>;
   if (logits.length <= kShort<Scalar>) {
     as_columns(logits, [](const Logits<Scalar, Scalar>& block) { columns<Operator>(block); });
     return;
   }
   if (logits.length <= kBatchLength<Scalar>) {
-    using LaneOp = Operator<L, L>;
-    RowBatch<Scalar> batch(logits.length);
-    for_each_batch<Scalar>(logits.count, [&](int64_t first, int count) SOFTMAX_EXT_INLINE_LAMBDA {
-      const In* const x = logits.in + first * logits.in_stride;
-      const L max = batch.read(x, logits.in_stride, count);
-      const L scale = lanes_of(logits.scale, first, count);
-      const BatchValues<L> base(finite_base(max)), scales(scale);
-      const L sum = batch.template sums<true>(count, [&](L lanes, int r) SOFTMAX_EXT_INLINE_LAMBDA {
-        return exponential((lanes - base[r]) * scales[r]);
-      });
-      L grad(Scalar(0));
-      if constexpr (Op::kHasGrad) grad = quieted(lanes_of(logits.grad, first, count));
-      const BatchValues<L> factor(LaneOp::factor(scale, grad, max, sum));
-      for (int r = 0; r < count; ++r) {
-        Out* const y = logits.out + (first + r) * logits.out_stride;
-        if (Op::kHasGrad && max[r] == kInfinity<Scalar>)
-          beside_infinity<In>(
-              x + r * logits.in_stride, 1, reinterpret_cast<In*>(y), 1, logits.length, grad[r]);
-        else
-          batch.write(r, y, [&](L term) SOFTMAX_EXT_INLINE_LAMBDA { return term * factor[r]; });
-      }
+    with_vectors_of<Scalar>(logits.length, [&]<int vectors>(int in_last) SOFTMAX_EXT_INLINE_LAMBDA {
+      short_rows<vectors, Operator>(logits, in_last);
     });
     return;
   }

@@ -59,11 +59,19 @@ enum class Sum {
 // not grow with the number of its terms.
 inline constexpr int64_t kBlock = 512;
 
+// Two vectors of elements, in time for the pass that reads them.
+template <typename T>
+SOFTMAX_EXT_INLINE void prefetch_pair(const T* from) {
+  constexpr int kLine = 64 / sizeof(T);
+#pragma GCC unroll 4
+  for (int i = 0; i < 2 * Lanes<LaneOf<T>>::kCount; i += kLine) __builtin_prefetch(from + i);
+}
+
 // The sum of the terms of a span; keep(offset, count, term) gets each vector of them. Those of a pair are
 // in the order of load_pair if `in_pairs`, else in that of the elements.
 template <Sum kind, bool in_pairs, typename T, typename Keep>
 SOFTMAX_EXT_INLINE SoftmaxSummary<LaneOf<T>, double> span_summary(
-    const T* x, int64_t count, LaneOf<T> scale, Keep keep) {
+    const T* x, int64_t count, LaneOf<T> scale, const T* next, Keep keep) {
   using Scalar = LaneOf<T>;
   using L = Lanes<Scalar>;
   constexpr int kLanes = L::kCount;
@@ -81,7 +89,7 @@ SOFTMAX_EXT_INLINE SoftmaxSummary<LaneOf<T>, double> span_summary(
       const L term = exponential((logit - base) * factor);
       if constexpr (kind == Sum::but_maxima) {
         maxima += count_equal(logit, peak);
-        sum[i] += select(logit == peak, L(Scalar(0)), term);
+        add_unless_equal(sum[i], term, logit, peak);
       } else {
         sum[i] += term;
       }
@@ -91,6 +99,7 @@ SOFTMAX_EXT_INLINE SoftmaxSummary<LaneOf<T>, double> span_summary(
         size,
         kLanes,
         [&](int64_t at, auto i) SOFTMAX_EXT_INLINE_LAMBDA {
+          prefetch_pair(next + begin + at);
           LanePair<T> pair;
           if constexpr (in_pairs)
             pair = load_pair(block + at);
@@ -119,10 +128,13 @@ SOFTMAX_EXT_INLINE void map_span(int64_t count, Out* out, Map map, const In*... 
   using L = Lanes<LaneOf<Out>>;
   constexpr int kLanes = L::kCount;
   const L padding{LaneOf<Out>(0)};
+  // What is read next, unless it would drive out of the L1 cache what is read now.
+  const bool is_ahead = count * static_cast<int64_t>((sizeof(In) + ...)) <= 16384;
   for_each_vector(
       count,
       kLanes,
       [&](int64_t at, auto) SOFTMAX_EXT_INLINE_LAMBDA {
+        if (is_ahead) (prefetch_pair(in + count + at), ...);
         if constexpr ((kPairsAlike<Out, In> && ...)) {
           [&](auto... pair) SOFTMAX_EXT_INLINE_LAMBDA {
             store_pair(out + at, LanePair<Out>{map(pair.first...), map(pair.second...)});

@@ -21,8 +21,8 @@ std::vector<float> normal_values(int64_t count) {
 }
 
 // Short rows, batches on both sides of their bound in every instruction set, and longer rows.
-const int64_t kLengths[] = {1,  2,  3,  4,   7,   8,   9,   15,  16,   17,  31,
-                            33, 64, 65, 128, 129, 255, 256, 257, 1000, 4096};
+const int64_t kLengths[] = {1,  2,  3,  4,  7,  8,   9,   15,  16,  17,   31,
+                            32, 33, 63, 64, 65, 127, 128, 129, 256, 1000, 4096};
 constexpr int64_t kRows = 21;
 
 // element(r, j) of `logits` and `probs` for all rows.
