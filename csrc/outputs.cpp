@@ -38,21 +38,31 @@ at::ScalarType dtype_of_code(const char* op, int64_t code) {
 }
 
 Overlap overlap_of(const Tensor& out, const Tensor& input) {
-  if (!out.has_storage() || !input.has_storage() || out.is_meta()) return Overlap::none_or_same;
+  if (!out.has_storage() || !input.has_storage() || out.is_meta() || out.is_same(input))
+    return Overlap::none_or_same;
+  const bool is_alias = out.storage().is_alias_of(input.storage());
+  const auto is_symbolic = [](const Tensor& tensor) {
+    return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+  };
+  if (is_symbolic(out) || is_symbolic(input))
+    return is_alias ? Overlap::unknown : Overlap::none_or_same;
   switch (at::get_overlap_status(out, input)) {
     case at::MemOverlapStatus::Full:
     case at::MemOverlapStatus::No:
       return Overlap::none_or_same;
     case at::MemOverlapStatus::Partial:
-      return Overlap::partial;
+      // The same bytes in another order are no part.
+      return out.const_data_ptr() == input.const_data_ptr() && out.nbytes() == input.nbytes()
+                 ? Overlap::unknown
+                 : Overlap::partial;
     default:
-      return out.storage().is_alias_of(input.storage()) ? Overlap::unknown : Overlap::none_or_same;
+      return is_alias ? Overlap::unknown : Overlap::none_or_same;
   }
 }
 
-void check_overlap(const char* op, const Tensor& out, const Tensor& input) {
+void check_overlap(const char* op, Overlap overlap, Overlap allowed) {
   TORCH_CHECK(
-      overlap_of(out, input) != Overlap::partial,
+      overlap <= allowed,
       op,
       ": expected out to be an input itself or to share no memory with it, got one that overlaps "
       "an "
@@ -211,17 +221,17 @@ at::ScalarType output_dtype(const char* op, const Tensor& self, optional<int64_t
   return dtype ? dtype_of_code(op, *dtype) : self.scalar_type();
 }
 
-Tensor normalized(
+}  // namespace
+
+void check_normalized(
     const char* op,
     const Tensor& self,
     const optional<Tensor>& temperature,
     int64_t dim,
-    optional<int64_t> dtype) {
+    at::ScalarType out) {
   dim = wrapped_dim(op, dim, self.dim());
   check_element_type(op, "input", self);
-  const auto out = output_dtype(op, self, dtype);
   check_temperature(op, temperature, self, dim, lane_dtype(self.scalar_type(), out));
-  return empty_like_sizes(self, out);
 }
 
 void check_normalized_backward(
@@ -245,6 +255,19 @@ void check_normalized_backward(
   check_temperature(op, temperature, output, dim, lane_dtype(output.scalar_type(), out));
 }
 
+namespace {
+
+Tensor normalized(
+    const char* op,
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    optional<int64_t> dtype) {
+  const auto out = output_dtype(op, self, dtype);
+  check_normalized(op, self, temperature, dim, out);
+  return empty_like_sizes(self, out);
+}
+
 Tensor normalized_backward(
     const char* op,
     const Tensor& grad,
@@ -266,9 +289,12 @@ void check_out(
     std::initializer_list<const Tensor*> inputs) {
   check_same_device(op, "out", out, like);
   check_same_sizes(op, "out", out, like);
-  TORCH_CHECK(out.is_contiguous(), op, ": expected a contiguous out, got strides ", out.strides());
-  for (const Tensor* const input : inputs) check_overlap(op, out, *input);
-  if (temperature && temperature->defined()) check_overlap(op, out, *temperature);
+  TORCH_CHECK(
+      out.is_contiguous(), op, ": expected a contiguous out, got strides ", out.sym_strides());
+  for (const Tensor* const input : inputs)
+    check_overlap(op, overlap_of(out, *input), Overlap::none_or_same);
+  if (temperature && temperature->defined())
+    check_overlap(op, overlap_of(out, *temperature), Overlap::none_or_same);
   if (!out.is_inference()) out.unsafeGetTensorImpl()->bump_version();
 }
 
@@ -278,10 +304,8 @@ void normalized_into(
     const optional<Tensor>& temperature,
     int64_t dim,
     const Tensor& out) {
-  dim = wrapped_dim(op, dim, self.dim());
-  check_element_type(op, "input", self);
   check_element_type(op, "out", out);
-  check_temperature(op, temperature, self, dim, lane_dtype(self.scalar_type(), out.scalar_type()));
+  check_normalized(op, self, temperature, dim, out.scalar_type());
   check_out(op, out, self, temperature, {&self});
 }
 

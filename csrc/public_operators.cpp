@@ -2,8 +2,10 @@
 
 #include <ATen/native/Resize.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "csrc/element_type.h"
@@ -15,7 +17,7 @@ namespace {
 
 double scale_of(const char* op, double temperature) {
   TORCH_CHECK_VALUE(temperature >= 0, op, ": expected a temperature >= 0, got ", temperature);
-  return 1 / temperature;
+  return 1 / std::abs(temperature);  // of −0, as of 0
 }
 
 // What softmax and log_softmax share: the input in a dtype that the primitive takes, its dtype
@@ -116,25 +118,37 @@ Tensor logsumexp_over(
   return result;
 }
 
-// What all that write to `out` share: `write` where it can be written as it is, else a copy of what
-// `make` returns.
+bool is_differentiated(const Tensor& tensor) {
+  return (tensor.requires_grad() && c10::GradMode::is_enabled()) ||
+         tensor._fw_grad(/*level=*/0).defined();
+}
+
+// What all that write to `out` share, once their inputs were checked: write(temperature) where it
+// can be written as it is, else a copy of what make(temperature) returns.
 template <typename Write, typename Make>
 Tensor& to_out(
     const char* op,
     at::ScalarType dtype,
     std::initializer_list<const Tensor*> inputs,
-    const optional<Tensor>& temperature,
+    optional<Tensor> temperature,
     Tensor& out,
     Write write,
     Make make) {
   const Tensor& like = **inputs.begin();
-  bool requires_grad = out.requires_grad() || (temperature && temperature->requires_grad());
-  for (const Tensor* const input : inputs) requires_grad = requires_grad || input->requires_grad();
+  bool is_any_differentiated =
+      is_differentiated(out) || (temperature && is_differentiated(*temperature));
+  for (const Tensor* const input : inputs)
+    is_any_differentiated = is_any_differentiated || is_differentiated(*input);
   TORCH_CHECK(
-      !(requires_grad && c10::GradMode::is_enabled()),
+      !is_any_differentiated,
       op,
       ": functions with out=... arguments don't support automatic differentiation, but one of the "
       "arguments requires grad");
+  TORCH_CHECK(
+      !out.is_inference() || c10::InferenceMode::is_enabled(),
+      op,
+      ": expected an out that can be written to, got an inference tensor outside InferenceMode; "
+      "clone it");
   TORCH_CHECK(
       out.scalar_type() == dtype,
       op,
@@ -149,40 +163,82 @@ Tensor& to_out(
       like.device(),
       ", got ",
       out.device());
+  if (temperature && out.is_alias_of(*temperature)) temperature = temperature->clone();
   at::native::resize_output_symint(out, like.sym_sizes());
   bool is_writable = out.is_contiguous();
   for (const Tensor* const input : inputs) {
-    check_overlap(op, out, *input);
-    is_writable = is_writable && overlap_of(out, *input) == Overlap::none_or_same;
+    const Overlap overlap = overlap_of(out, *input);
+    check_overlap(op, overlap, Overlap::unknown);
+    is_writable = is_writable && overlap == Overlap::none_or_same;
   }
-  if (temperature) is_writable = is_writable && !out.storage().is_alias_of(temperature->storage());
   if (is_writable)
-    write();
+    write(temperature);
   else
-    out.copy_(make());
+    out.copy_(make(temperature));
   return out;
 }
 
-template <typename Into, typename Make>
+// softmax or log_softmax, and its primitive with an output.
+template <typename Make, typename Into>
+struct Normalization {
+  const char* name;
+  Make make;
+  Into into;
+};
+constexpr Normalization kSoftmax{"softmax", primitive::softmax, primitive::softmax_into};
+constexpr Normalization kLogSoftmax{
+    "log_softmax", primitive::log_softmax, primitive::log_softmax_into};
+constexpr Normalization kSoftmaxBackward{
+    "softmax_backward", primitive::softmax_backward, primitive::softmax_backward_into};
+constexpr Normalization kLogSoftmaxBackward{
+    "log_softmax_backward", primitive::log_softmax_backward, primitive::log_softmax_backward_into};
+
+template <typename Operators>
 Tensor& normalized_to_out(
-    const char* op,
-    const Into& into,
-    const Make& make,
+    const Operators& operators,
     const Tensor& self,
     int64_t dim,
     optional<at::ScalarType> dtype,
     const optional<Tensor>& temperature,
     double scale,
     Tensor& out) {
-  const auto arguments = resolved(op, self, dtype, temperature);
+  const auto [input, lanes, code] = resolved(operators.name, self, dtype, temperature);
+  const auto result = dtype.value_or(self.scalar_type());
+  outputs::check_normalized(operators.name, input, lanes, dim, result);
   return to_out(
-      op,
-      dtype.value_or(self.scalar_type()),
-      {&arguments.self},
-      arguments.temperature,
+      operators.name,
+      result,
+      {&input},
+      lanes,
       out,
-      [&] { into(arguments.self, arguments.temperature, dim, scale, out); },
-      [&] { return make(arguments.self, arguments.temperature, dim, scale, arguments.dtype); });
+      [&, &in = input](const optional<Tensor>& t) { operators.into(in, t, dim, scale, out); },
+      [&, &in = input, &to = code](const optional<Tensor>& t) {
+        return operators.make(in, t, dim, scale, to);
+      });
+}
+
+template <typename Operators>
+Tensor& gradient_to_out(
+    const Operators& operators,
+    const Tensor& grad,
+    const Tensor& output,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    int64_t dtype,
+    Tensor& out) {
+  const auto result = dtype_of_code(operators.name, dtype);
+  outputs::check_normalized_backward(operators.name, grad, output, temperature, dim, result);
+  return to_out(
+      operators.name,
+      result,
+      {&grad, &output},
+      temperature,
+      out,
+      [&](const optional<Tensor>& t) { operators.into(grad, output, t, dim, scale, out); },
+      [&](const optional<Tensor>& t) {
+        return operators.make(grad, output, t, dim, scale, dtype);
+      });
 }
 
 enum Reduction : int64_t { none = 0, mean = 1, sum = 2 };
@@ -230,16 +286,7 @@ Tensor& softmax_out(
     optional<at::ScalarType> dtype,
     const optional<Tensor>& temperature,
     Tensor& out) {
-  return normalized_to_out(
-      "softmax",
-      primitive::softmax_into,
-      primitive::softmax,
-      self,
-      dim,
-      dtype,
-      temperature,
-      1.0,
-      out);
+  return normalized_to_out(kSoftmax, self, dim, dtype, temperature, 1.0, out);
 }
 
 Tensor& softmax_float_out(
@@ -249,16 +296,7 @@ Tensor& softmax_float_out(
     double temperature,
     Tensor& out) {
   const double scale = scale_of("softmax", temperature);
-  return normalized_to_out(
-      "softmax",
-      primitive::softmax_into,
-      primitive::softmax,
-      self,
-      dim,
-      dtype,
-      std::nullopt,
-      scale,
-      out);
+  return normalized_to_out(kSoftmax, self, dim, dtype, std::nullopt, scale, out);
 }
 
 Tensor& log_softmax_out(
@@ -267,16 +305,7 @@ Tensor& log_softmax_out(
     optional<at::ScalarType> dtype,
     const optional<Tensor>& temperature,
     Tensor& out) {
-  return normalized_to_out(
-      "log_softmax",
-      primitive::log_softmax_into,
-      primitive::log_softmax,
-      self,
-      dim,
-      dtype,
-      temperature,
-      1.0,
-      out);
+  return normalized_to_out(kLogSoftmax, self, dim, dtype, temperature, 1.0, out);
 }
 
 Tensor& log_softmax_float_out(
@@ -286,16 +315,7 @@ Tensor& log_softmax_float_out(
     double temperature,
     Tensor& out) {
   const double scale = scale_of("log_softmax", temperature);
-  return normalized_to_out(
-      "log_softmax",
-      primitive::log_softmax_into,
-      primitive::log_softmax,
-      self,
-      dim,
-      dtype,
-      std::nullopt,
-      scale,
-      out);
+  return normalized_to_out(kLogSoftmax, self, dim, dtype, std::nullopt, scale, out);
 }
 
 Tensor& softmax_backward_out(
@@ -306,15 +326,7 @@ Tensor& softmax_backward_out(
     double scale,
     int64_t dtype,
     Tensor& out) {
-  const char* const op = "softmax_backward";
-  return to_out(
-      op,
-      dtype_of_code(op, dtype),
-      {&grad, &output},
-      temperature,
-      out,
-      [&] { primitive::softmax_backward_into(grad, output, temperature, dim, scale, out); },
-      [&] { return primitive::softmax_backward(grad, output, temperature, dim, scale, dtype); });
+  return gradient_to_out(kSoftmaxBackward, grad, output, temperature, dim, scale, dtype, out);
 }
 
 Tensor& log_softmax_backward_out(
@@ -325,17 +337,7 @@ Tensor& log_softmax_backward_out(
     double scale,
     int64_t dtype,
     Tensor& out) {
-  const char* const op = "log_softmax_backward";
-  return to_out(
-      op,
-      dtype_of_code(op, dtype),
-      {&grad, &output},
-      temperature,
-      out,
-      [&] { primitive::log_softmax_backward_into(grad, output, temperature, dim, scale, out); },
-      [&] {
-        return primitive::log_softmax_backward(grad, output, temperature, dim, scale, dtype);
-      });
+  return gradient_to_out(kLogSoftmaxBackward, grad, output, temperature, dim, scale, dtype, out);
 }
 
 Tensor logsumexp(

@@ -1,3 +1,5 @@
+#include <ATen/ops/empty_like.h>
+
 #include "csrc/cpu/walk_logits.h"
 #include "csrc/cpu/walk_reduction.h"
 #include "csrc/outputs.h"
@@ -55,7 +57,14 @@ Tensor logsumexp_backward(
     with_element_type(grad.scalar_type(), [&]<typename Out>() {
       using Lane = LaneOf<In, Out>;
       const RowScale<Lane> scales(temperature, scale, self, dim);
-      const Tensor grads = row_grads.to(c10::CppTypeToScalarType<Lane>::value);
+      // A copy: a NaN is stored as the one that rounds to a NaN of any type.
+      Tensor grads = at::empty_like(row_grads, c10::CppTypeToScalarType<Lane>::value);
+      const Out* const given = row_grads.const_data_ptr<Out>();
+      Lane* const quiet = grads.mutable_data_ptr<Lane>();
+      for (int64_t row = 0; row < rows.count(); ++row) {
+        const Lane value = static_cast<Lane>(given[row]);
+        quiet[row] = value == value ? value : kNaN<Lane>;
+      }
       walk_logits<LogSumExpGradientRows>(
           rows,
           input_rows<In>(logits),

@@ -162,7 +162,8 @@ void walk_contiguous(
   constexpr bool kNeedsScratch = sizeof(Out) < sizeof(Lane);
   const int64_t at_once = are_rows ? 1 : simd::kColumns;
   for_each_range(rows, at_once, [&](int64_t begin, int64_t end) {
-    Lane* const terms = kNeedsScratch ? scratch<Lane>(rows.length * at_once) : nullptr;
+    const int64_t kept = are_rows ? rows.length : std::min(rows.length, simd::kKeptLength);
+    Lane* const terms = kNeedsScratch ? scratch<Lane>(kept * at_once) : nullptr;
     for_each_run(
         begin,
         end,

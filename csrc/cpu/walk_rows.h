@@ -1,6 +1,7 @@
 #pragma once
-// The CPU walker: takes the kernels of csrc/cpu/simd over the rows of tensors, in parallel. What a
-// row yields depends on its own elements alone, whatever the batch around it and the threads:
+// The CPU walker: takes the kernels of csrc/cpu/simd over the rows of tensors, in parallel. Which
+// kernels is chosen by the layout and the temperatures of the whole tensor; among rows of one choice,
+// what a row yields depends on its own elements alone, whatever the batch around it and the threads:
 //
 //   rows     contiguous rows: a kernel's, or chunk by chunk where they are longer
 //   columns  rows whose neighbours are contiguous

@@ -50,7 +50,9 @@ def softmax(
         RuntimeError: ``out`` has another dtype, overlaps ``input`` in part, or an argument requires a gradient beside
             it.
 
-    The row is shifted by its maximum before it is divided by T. Differentiable to any order, forward and backward.
+    The row is shifted by its maximum before it is divided by T: logits further apart than the largest number of the
+    arithmetic's dtype count as infinitely far apart. T counts as 0 below the inverse of that number (3e-39 in float32).
+    Differentiable to any order, forward and backward.
 
     >>> softmax(torch.tensor([2.0, 1.0, 0.0]), dim=0)
     tensor([0.6652, 0.2447, 0.0900])
@@ -108,8 +110,8 @@ def logsumexp(
         input: Any shape; float64, float32, bfloat16 or float16; integers are converted to the default dtype.
         dim: One or several dimensions; an empty tuple means all.
         keepdim: Whether the result keeps the reduced dimensions, with size 1.
-        temperature: T > 0: a number, or a tensor that broadcasts against ``input`` with size 1 in every reduced
-            dimension. A tensor is differentiable.
+        temperature: T > 0 (in float32 above 3e-39, whose inverse is a number): a number, or a tensor that broadcasts
+            against ``input`` with size 1 in every reduced dimension. A tensor is differentiable.
 
     Returns:
         −inf over no element or over −inf alone, +inf with a +inf, NaN with a NaN. The gradient of a row of −inf alone

@@ -258,3 +258,11 @@ def test_primitives_check_what_they_are_given():
         "cross_entropy_backward: expected max of dtype Float, got Double",
         lambda: ops._cross_entropy_backward(X[:, 0], X, T, X[:, 0].double(), X[:, 0], 1, -100),
     )
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_a_temperature_of_minus_0_is_0(name):
+    x = torch.tensor([2.0, 1.0, 2.0])
+    of_number = getattr(softmax_ext, name)(x, 0, temperature=-0.0)
+    assert torch.equal(of_number, getattr(softmax_ext, name)(x, 0, temperature=0.0))
+    assert torch.equal(of_number, getattr(softmax_ext, name)(x, 0, temperature=torch.tensor(-0.0)))

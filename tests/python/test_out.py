@@ -11,7 +11,16 @@ FORWARD = {"softmax": softmax_ext.softmax, "log_softmax": softmax_ext.log_softma
 ops = torch.ops.softmax_ext
 BACKWARD = {"softmax": ops._softmax_backward, "log_softmax": ops._log_softmax_backward}
 # Rows in registers, batches, in chunks that threads share; and columns.
-SHAPES = [((7, 5), 1), ((3, 100), 1), ((2, 9001), 1), ((2, 30, 40), 1), ((0, 3), 1), ((3, 0), 1), ((), 0)]
+SHAPES = [
+    ((7, 5), 1),
+    ((20, 100), 1),
+    ((2, 9001), 1),
+    ((2, 30, 40), 1),
+    ((9, 300), 0),
+    ((0, 3), 1),
+    ((3, 0), 1),
+    ((), 0),
+]
 
 names = pytest.mark.parametrize("name", FORWARD)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -34,10 +43,12 @@ def test_the_result_is_that_of_a_call_without_it(name, dtype, shape, dim):
 @shapes
 def test_the_input_may_be_the_output(name, dtype, shape, dim):
     x = torch.randn(shape).to(dtype)
+    if x.numel() > 100:
+        x.view(-1)[[0, 50, 99]] = torch.tensor([-torch.inf, torch.inf, torch.nan], dtype=dtype)
     expected = FORWARD[name](x, dim)
     version = x._version
     FORWARD[name](x, dim, out=x)
-    assert torch.equal(x, expected)
+    torch.testing.assert_close(x, expected, rtol=0, atol=0, equal_nan=True)
     assert x._version > version
 
 
@@ -128,6 +139,65 @@ def test_autograd_is_an_error(name):
 
 
 @names
+def test_forward_mode_is_an_error(name):
+    x, tangent = torch.randn(3), torch.randn(3)
+    with pytest.raises(RuntimeError, match="don't support automatic differentiation"):
+        torch.func.jvp(lambda x: FORWARD[name](x, 0, out=torch.empty(3)), (x,), (tangent,))
+    temperature = torch.tensor(2.0)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(temperature, torch.tensor(1.0))
+        with pytest.raises(RuntimeError, match="don't support automatic differentiation"):
+            FORWARD[name](x, 0, temperature=dual, out=torch.empty(3))
+
+
+@names
+def test_what_is_wrong_is_said_before_the_output_is_resized(name):
+    out = torch.empty(0)
+    with pytest.raises(IndexError, match="expected dim"):
+        FORWARD[name](torch.randn(3, 4), 5, out=out)
+    with pytest.raises(ValueError, match="temperature that broadcasts"):
+        FORWARD[name](torch.randn(3, 4), 1, temperature=torch.ones(2, 1), out=out)
+    assert out.shape == (0,)
+
+
+@names
+def test_the_temperature_may_be_the_output(name):
+    x, temperature = torch.randn(6, 1, 4), torch.rand(6, 4) + 0.5
+    expected = FORWARD[name](x, 1, temperature=temperature[:, None])
+    FORWARD[name](x, 1, temperature=temperature[:, None], out=temperature)
+    assert torch.equal(temperature, expected)
+
+
+@names
+def test_an_inference_tensor_is_written_in_inference_mode_alone(name):
+    with torch.inference_mode():
+        out = torch.empty(3)
+        FORWARD[name](torch.zeros(3), 0, out=out)
+    with pytest.raises(RuntimeError, match="inference tensor outside InferenceMode"):
+        FORWARD[name](torch.zeros(3), 0, out=out)
+
+
+@names
+def test_the_same_memory_in_another_order_is_no_partial_overlap(name):
+    x = torch.randn(5, 5)
+    expected = FORWARD[name](x.t(), 1)
+    FORWARD[name](x.t(), 1, out=x)
+    assert torch.equal(x, expected)
+    y = torch.randn(5)
+    expected = FORWARD[name](y.as_strided((5, 1), (1, 7)), 0)
+    out = y.view(5, 1)
+    FORWARD[name](y.as_strided((5, 1), (1, 7)), 0, out=out)
+    assert torch.equal(out, expected)
+
+
+@names
+def test_primitives_take_no_output_that_may_overlap(name):
+    memory = torch.randn(4, 12)
+    with pytest.raises(RuntimeError, match="expected out to be an input itself"):
+        getattr(ops, f"_{name}_into")(memory[:, ::2], None, 1, 1.0, memory.view(-1)[24:].view(4, 6))
+
+
+@names
 def test_what_autograd_has_saved_must_not_be_overwritten(name):
     x = torch.randn(3, requires_grad=True)
     saved = x * 2
@@ -144,11 +214,13 @@ def test_in_a_compiled_function(name):
         FORWARD[name](x, 1, out=out)
         return out * 2
 
-    x, out = torch.randn(3, 50), torch.empty(3, 50)
-    expected = FORWARD[name](x, 1)
-    result = torch.compile(function, fullgraph=True)(x, out)
-    torch.testing.assert_close(out, expected)
-    torch.testing.assert_close(result, 2 * expected)
+    compiled = torch.compile(function, fullgraph=True)
+    for rows in (3, 4, 5):  # from the second on with a symbolic size
+        x, out = torch.randn(rows, 50), torch.empty(rows, 50)
+        expected = FORWARD[name](x, 1)
+        result = compiled(x, out)
+        torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(result, 2 * expected)
 
 
 @names

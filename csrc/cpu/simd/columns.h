@@ -77,12 +77,12 @@ SOFTMAX_EXT_INLINE void column_maxima(
                           SOFTMAX_EXT_INLINE_LAMBDA { max[v] = larger(x.load(j, v), max[v]); });
 }
 
-// Σ term(j, v) of each column: in blocks, added up in double.
+// Adds Σ term(j, v) of each column: in blocks, added up in double.
 template <int vectors, typename Scalar, typename Term>
-SOFTMAX_EXT_INLINE void column_sums(int64_t length, Total<Scalar> (&total)[vectors], Term term) {
+SOFTMAX_EXT_INLINE void add_column_sums(
+    int64_t length, Total<Scalar> (&total)[vectors], Term term) {
   constexpr int64_t kColumnBlock = 32;
   using L = Lanes<Scalar>;
-  for (auto& lanes : total) lanes = Total<Scalar>(0.0);
   for (int64_t begin = 0; begin < length; begin += kColumnBlock) {
     const int64_t end = length - begin < kColumnBlock ? length : begin + kColumnBlock;
     L sum[vectors];
@@ -91,6 +91,12 @@ SOFTMAX_EXT_INLINE void column_sums(int64_t length, Total<Scalar> (&total)[vecto
       unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { sum[v] += term(j, v); });
     unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { total[v].add(sum[v]); });
   }
+}
+
+template <int vectors, typename Scalar, typename Term>
+SOFTMAX_EXT_INLINE void column_sums(int64_t length, Total<Scalar> (&total)[vectors], Term term) {
+  for (auto& lanes : total) lanes = Total<Scalar>(0.0);
+  add_column_sums(length, total, term);
 }
 
 // The summaries without the maxima's own 1, of whole columns.
@@ -105,21 +111,28 @@ struct ColumnSummaries {
   SOFTMAX_EXT_INLINE ColumnSummaries(
       const ColumnTile<const T, vectors>& x, int64_t length, const L (&scale)[vectors]) {
     column_maxima(x, length, max);
-    L base[vectors], maxima[vectors];
+    L base[vectors], one[vectors], maxima[vectors];
+    Total<Scalar> counted[vectors];  // apart: beside −1, small terms would lose digits
     unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA {
       base[v] = finite_base(max[v]);
-      maxima[v] = L(Scalar(0));
-    });
-    column_sums(length, rest, [&](int64_t j, int v) SOFTMAX_EXT_INLINE_LAMBDA {
-      const L logit = x.load(j, v);
-      const auto is_max = logit == max[v];
-      maxima[v] += select(is_max, L(Scalar(1)), L(Scalar(0)));
-      return select(is_max, L(Scalar(0)), exponential((logit - base[v]) * scale[v]));
-    });
-    unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA {
       const auto is_empty = max[v] == L(-kInfinity<Scalar>);
-      rest[v].add(select(is_empty, L(Scalar(-1)), maxima[v] - L(Scalar(1))));
+      one[v] = select(is_empty, L(Scalar(0)), L(Scalar(1)));
+      rest[v] = Total<Scalar>(0.0);
+      counted[v] = Total<Scalar>(-1.0);
     });
+    constexpr int64_t kAtOnce = int64_t{1} << 20;  // a float counts no further than 2^24
+    for (int64_t begin = 0; begin < length; begin += kAtOnce) {
+      for (L& lanes : maxima) lanes = L(Scalar(0));
+      const int64_t size = length - begin < kAtOnce ? length - begin : kAtOnce;
+      add_column_sums(size, rest, [&](int64_t j, int v) SOFTMAX_EXT_INLINE_LAMBDA {
+        const L logit = x.load(begin + j, v);
+        const auto is_max = logit == max[v];
+        maxima[v] += select(is_max, one[v], L(Scalar(0)));
+        return select(is_max, L(Scalar(0)), exponential((logit - base[v]) * scale[v]));
+      });
+      unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { counted[v].add(maxima[v]); });
+    }
+    unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { rest[v].add(counted[v]); });
   }
   SOFTMAX_EXT_INLINE L log_sum(int v) const {
     if constexpr (sizeof(Scalar) == 8)

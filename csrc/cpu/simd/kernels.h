@@ -4,11 +4,11 @@
 // objects of two instruction sets.
 //
 // Three kinds of kernel make every operator:
-//   rows     whole rows, each contiguous and of at most kChunk elements
+//   rows     whole rows, each contiguous and, unless it says otherwise, of at most kChunk elements
 //   columns  whole rows whose neighbours are contiguous: element j of row r is at j · stride + r
 //   chunks   a part of a longer row: `summarize`, then `finish` once the summaries are merged
 //
-// In- and output may be the same memory.
+// In- and output may be the same memory, but for the gradient of logsumexp.
 
 #include "csrc/cpu/simd/element.h"
 #include "csrc/numerics/softmax_summary.h"
@@ -20,6 +20,9 @@ namespace softmax_ext::simd {
 inline constexpr int64_t kChunk = 4096;
 // What columns are worked on at once; a thread's share is a multiple of it.
 inline constexpr int64_t kColumns = 128;
+// Of longer columns, terms of another type than the output's are made again: to keep them would take
+// more memory than the tensors.
+inline constexpr int64_t kKeptLength = 4096;
 
 template <typename T>
 using Summary = SoftmaxSummary<LaneOf<T>, double>;
@@ -46,8 +49,8 @@ struct Logits {
   int64_t count;
   int64_t length;
   RowValues<LaneOf<In>> scale;  // 1/T, positive and finite
-  LaneOf<In>* scratch;          // room for the terms of a row, or of kColumns columns
-  RowValues<LaneOf<In>> grad;   // only logsumexp_backward: that of each row's result
+  LaneOf<In>* scratch;         // room for the terms of a row, or of kColumns of at most kKeptLength
+  RowValues<LaneOf<In>> grad;  // only logsumexp_backward: that of each row's result
 };
 
 template <typename In, typename Out>
@@ -151,7 +154,7 @@ struct BackwardKernels {
       LaneOf<Out> scale);
 };
 
-// One member per pair of types that has kernels of its own; see `of`.
+// One member per pair of types that has kernels of its own; see of_types() in csrc/cpu/levels.h.
 template <template <typename, typename> class Kernels>
 struct ByTypes {
   Kernels<float, float> f32;

@@ -486,6 +486,9 @@ struct Total {
       vectors[1] += halves[1];
     }
   }
+  SOFTMAX_EXT_INLINE void add(const Total& other) {
+    for (int i = 0; i < kVectors; ++i) vectors[i] += other.vectors[i];
+  }
   SOFTMAX_EXT_INLINE Lanes<T> rounded() const {
     if constexpr (kVectors == 1)
       return vectors[0];

@@ -103,26 +103,33 @@ void columns(const Logits<In, Out>& logits) {
     const ColumnTile<Out, vectors> y{logits.out + first, logits.out_stride, in_last};
     ColumnTile<Scalar, vectors> terms{logits.scratch, vectors * L::kCount, L::kCount};
     if constexpr (sizeof(Out) == sizeof(Scalar)) terms = {y.data, y.stride, in_last};
+    const bool keeps_terms = sizeof(Out) == sizeof(Scalar) || logits.length <= kKeptLength;
     L max[vectors], base[vectors], scale[vectors], grad[vectors];
     column_maxima(x, logits.length, max);
     for (int v = 0; v < vectors; ++v) base[v] = finite_base(max[v]);
     tile_lanes(logits.scale, first, in_last, scale);
     if constexpr (Op::kHasGrad) {
       tile_lanes(logits.grad, first, in_last, grad);
-      for (L& lanes : grad) lanes = quieted(lanes);
     }
     Total<Scalar> total[vectors];
-    column_sums(logits.length, total, [&](int64_t j, int v) SOFTMAX_EXT_INLINE_LAMBDA {
-      const L term = exponential((x.load(j, v) - base[v]) * scale[v]);
-      terms.store(j, v, term);
-      return term;
-    });
+    const auto term = [&](int64_t j, int v) SOFTMAX_EXT_INLINE_LAMBDA {
+      return exponential((x.load(j, v) - base[v]) * scale[v]);
+    };
+    if (keeps_terms)
+      column_sums(logits.length, total, [&](int64_t j, int v) SOFTMAX_EXT_INLINE_LAMBDA {
+        const L kept = term(j, v);
+        terms.store(j, v, kept);
+        return kept;
+      });
+    else
+      column_sums(logits.length, total, term);
     L factor[vectors];
     for (int v = 0; v < vectors; ++v)
       factor[v] = Op::factor(scale[v], grad[v], max[v], total[v].rounded());
     for (int64_t j = 0; j < logits.length; ++j)
-      unrolled<vectors>(
-          [&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { y.store(j, v, terms.load(j, v) * factor[v]); });
+      unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA {
+        y.store(j, v, (keeps_terms ? terms.load(j, v) : term(j, v)) * factor[v]);
+      });
     if constexpr (Op::kHasGrad) {
       for (int c = 0; c < (vectors - 1) * L::kCount + in_last; ++c)
         if (max[c / L::kCount][c % L::kCount] == kInfinity<Scalar>)
@@ -164,7 +171,7 @@ SOFTMAX_EXT_INLINE void short_rows(const Logits<In, Out>& logits, int in_last) {
       sums.of_row[r] = sum;
     }
     L grad(Scalar(0));
-    if constexpr (Op::kHasGrad) grad = quieted(lanes_of(logits.grad, first, count));
+    if constexpr (Op::kHasGrad) grad = lanes_of(logits.grad, first, count);
     const BatchValues<L> factor(Op::factor(scale, grad, max, sums.sums()));
     for (int r = 0; r < count; ++r) {
       if (Op::kHasGrad && max[r] == kInfinity<Scalar>)
@@ -196,7 +203,7 @@ void rows(const Logits<In, Out>& logits) {
     Out* const y = logits.out + row * logits.out_stride;
     const Scalar scale = logits.scale[row];
     Scalar grad = 0;
-    if constexpr (Op::kHasGrad) grad = quieted(logits.grad[row]);
+    if constexpr (Op::kHasGrad) grad = logits.grad[row];
     Scalar* const terms = place_for_terms<In>(y, logits.scratch);
     const auto summary = summarize<In, Out>(x, terms, logits.length, scale);
     if (Op::kHasGrad && summary.max == kInfinity<Scalar>)

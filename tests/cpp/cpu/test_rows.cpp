@@ -5,12 +5,30 @@
 #include <cmath>
 #include <cstdint>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "csrc/cpu/simd/kernels.h"
 
+#define SOFTMAX_EXT_TEXT_OF(x) #x
+#define SOFTMAX_EXT_TEXT(x) SOFTMAX_EXT_TEXT_OF(x)
+
 namespace softmax_ext::simd {
 namespace {
+
+class Rows : public testing::Test {
+  void SetUp() override {
+    constexpr std::string_view kLevel = SOFTMAX_EXT_TEXT(SOFTMAX_EXT_LEVEL);
+    bool is_supported = true;
+#if defined(__x86_64__)
+    if (kLevel == "avx512")
+      is_supported = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (kLevel == "avx2")
+      is_supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    if (!is_supported) GTEST_SKIP() << "this processor has no " << kLevel;
+  }
+};
 
 std::vector<float> normal_values(int64_t count) {
   std::mt19937 generator(0);
@@ -42,7 +60,7 @@ void expect_probs(
   }
 }
 
-TEST(Rows, SoftmaxOfRowsAndOfColumns) {
+TEST_F(Rows, SoftmaxOfRowsAndOfColumns) {
   const float one = 1;
   for (const int64_t length : kLengths) {
     const auto logits = normal_values(kRows * length);
@@ -66,7 +84,7 @@ TEST(Rows, SoftmaxOfRowsAndOfColumns) {
   }
 }
 
-TEST(Rows, LogSoftmaxIsTheLogOfSoftmax) {
+TEST_F(Rows, LogSoftmaxIsTheLogOfSoftmax) {
   const float one = 1;
   for (const int64_t length : kLengths) {
     const auto logits = normal_values(kRows * length);
@@ -90,7 +108,7 @@ TEST(Rows, LogSoftmaxIsTheLogOfSoftmax) {
   }
 }
 
-TEST(Rows, TheGradientOfProbabilitiesSumsTo0) {
+TEST_F(Rows, TheGradientOfProbabilitiesSumsTo0) {
   const float one = 1;
   for (const int64_t length : kLengths) {
     const auto logits = normal_values(kRows * length);
