@@ -85,8 +85,7 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
       tags);
   m.def(
       "cross_entropy(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt "
-      "ignore_index=-100, "
-      "float label_smoothing=0.0) -> Tensor",
+      "ignore_index=-100, float label_smoothing=0.0, str gradient=\"recompute\") -> Tensor",
       tags);
 
   m.def(
@@ -136,23 +135,30 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
       "_logsumexp_backward(Tensor grad, Tensor self, Tensor? temperature, int dim, float scale) -> "
       "Tensor",
       tags);
-  // (loss, max, log_sum) per row; max and log_sum = log Σ exp(x − max) are what backward needs, and
-  // not differentiable.
+  // (loss, count, statistics): the losses of rows that are not ignored, added up in float64 in a
+  // fixed order over all but the first `leading` dims (reduction 2) and divided by their count (1),
+  // or one per row (0). count and statistics are what backward needs, and not differentiable.
   m.def(
-      "_cross_entropy(Tensor self, Tensor target, int dim, SymInt ignore_index) -> (Tensor, "
-      "Tensor, Tensor)",
+      "_cross_entropy(Tensor self, Tensor target, int dim, int reduction, int leading, SymInt "
+      "ignore_index) -> (Tensor, Tensor, Tensor)",
       tags);
   m.def(
-      "_cross_entropy_backward(Tensor grad, Tensor self, Tensor target, Tensor max, Tensor "
-      "log_sum, int dim, "
-      "SymInt ignore_index) -> Tensor",
+      "_cross_entropy_backward(Tensor grad, Tensor self, Tensor target, Tensor count, Tensor "
+      "statistics, int dim, int reduction, SymInt ignore_index) -> Tensor",
       tags);
-  // (result, count): the sum, or the mean over rows that are not ignored, of all but the first
-  // `leading` dims. Added up in float64 in a fixed order.
+  // And the gradient in the same pass, for an upstream gradient of 1; _scale_gradient is the rest of
+  // backward.
   m.def(
-      "_reduce_losses(Tensor losses, Tensor target, int leading, bool mean, SymInt ignore_index) "
-      "-> (Tensor, Tensor)",
+      "_cross_entropy_with_gradient(Tensor self, Tensor target, int dim, int reduction, int "
+      "leading, "
+      "SymInt ignore_index) -> (Tensor, Tensor, Tensor, Tensor)",
       tags);
+  m.def(
+      "_cross_entropy_in_place(Tensor(a!) self, Tensor target, int dim, int reduction, int "
+      "leading, "
+      "SymInt ignore_index) -> (Tensor, Tensor, Tensor)",
+      tags);
+  m.def("_scale_gradient(Tensor(a!) gradient, Tensor grad, int dim) -> ()", tags);
 }
 
 namespace softmax_ext {
@@ -187,7 +193,8 @@ SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
        {"_softmax_into",
         "_log_softmax_into",
         "_softmax_backward_into",
-        "_log_softmax_backward_into"})
+        "_log_softmax_backward_into",
+        "_scale_gradient"})
     m.impl(name, torch::CppFunction::makeFallthrough());
 }
 SOFTMAX_EXT_LIBRARY_IMPL(FuncTorchBatchedDecomposition, m) {
@@ -208,5 +215,7 @@ SOFTMAX_EXT_LIBRARY_IMPL(Meta, m) {
   m.impl("_logsumexp_backward", &outputs::logsumexp_backward);
   m.impl("_cross_entropy", &outputs::cross_entropy);
   m.impl("_cross_entropy_backward", &outputs::cross_entropy_backward);
-  m.impl("_reduce_losses", &outputs::reduce_losses);
+  m.impl("_cross_entropy_with_gradient", &outputs::cross_entropy_with_gradient);
+  m.impl("_cross_entropy_in_place", &outputs::cross_entropy_in_place);
+  m.impl("_scale_gradient", &outputs::scale_gradient);
 }

@@ -280,6 +280,18 @@ Tensor normalized_backward(
   return empty_like_sizes(output, out);
 }
 
+// Counts a write to `tensor` (Tensor._version), whose elements must all be different ones.
+void check_writable(const char* op, const Tensor& tensor) {
+  TORCH_CHECK(
+      tensor.is_meta() || tensor.is_non_overlapping_and_dense() ||
+          at::has_internal_overlap(tensor) != at::MemOverlap::Yes,
+      op,
+      ": expected a tensor to write to without elements that share memory, got strides ",
+      tensor.sym_strides(),
+      "; clone it");
+  if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
+}
+
 // An output that was given, for inputs that were checked already.
 void check_out(
     const char* op,
@@ -319,6 +331,21 @@ void normalized_backward_into(
   check_element_type(op, "out", out);
   check_normalized_backward(op, grad, output, temperature, dim, out.scalar_type());
   check_out(op, out, output, temperature, {&grad, &output});
+}
+
+void check_reduction(const char* op, int64_t reduction) {
+  TORCH_CHECK_VALUE(
+      Reduction::none <= reduction && reduction <= Reduction::sum,
+      op,
+      ": expected reduction 0 (none), 1 (mean) or 2 (sum), got ",
+      reduction);
+}
+
+// Two numbers of each row.
+c10::SymDimVector statistics_sizes(const Tensor& self, int64_t dim) {
+  auto sizes = row_sizes(self, dim, /*keepdim=*/false);
+  sizes.insert(sizes.begin(), 2);
+  return sizes;
 }
 
 void check_target(const char* op, const Tensor& self, const Tensor& target, int64_t dim) {
@@ -444,62 +471,113 @@ Tensor logsumexp_backward(
 }
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy(
-    const Tensor& self, const Tensor& target, int64_t dim, c10::SymInt) {
-  dim = wrapped_dim("cross_entropy", dim, self.dim());
+    const Tensor& self,
+    const Tensor& target,
+    int64_t dim,
+    int64_t reduction,
+    int64_t leading,
+    c10::SymInt) {
+  const char* const op = "cross_entropy";
+  dim = wrapped_dim(op, dim, self.dim());
   TORCH_CHECK(
       self.dim() > 0, "cross_entropy: expected an input of at least 1 dim, got a 0-d tensor");
-  check_element_type("cross_entropy", "input", self);
-  check_target("cross_entropy", self, target, dim);
-  const auto sizes = row_sizes(self, dim, /*keepdim=*/false);
+  check_element_type(op, "input", self);
+  check_target(op, self, target, dim);
+  check_reduction(op, reduction);
+  TORCH_CHECK(
+      0 <= leading && leading <= target.dim(),
+      op,
+      ": expected 0 to ",
+      target.dim(),
+      " leading dims, got ",
+      leading);
+  const auto sums = target.sym_sizes().slice(0, leading);
   const auto lane = lane_dtype(self.scalar_type());
-  return {empty_of(self, sizes, lane), empty_of(self, sizes, lane), empty_of(self, sizes, lane)};
+  return {
+      empty_of(self, reduction == Reduction::none ? target.sym_sizes() : sums, lane),
+      empty_of(self, sums, at::kDouble),
+      empty_of(self, statistics_sizes(self, dim), lane)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_with_gradient(
+    const Tensor& self,
+    const Tensor& target,
+    int64_t dim,
+    int64_t reduction,
+    int64_t leading,
+    c10::SymInt ignore_index) {
+  return std::tuple_cat(
+      cross_entropy(self, target, dim, reduction, leading, std::move(ignore_index)),
+      std::tuple(empty_like_sizes(self, self.scalar_type())));
+}
+
+std::tuple<Tensor, Tensor, Tensor> cross_entropy_in_place(
+    const Tensor& self,
+    const Tensor& target,
+    int64_t dim,
+    int64_t reduction,
+    int64_t leading,
+    c10::SymInt ignore_index) {
+  const auto results =
+      cross_entropy(self, target, dim, reduction, leading, std::move(ignore_index));
+  check_writable("cross_entropy", self);
+  return results;
 }
 
 Tensor cross_entropy_backward(
     const Tensor& grad,
     const Tensor& self,
     const Tensor& target,
-    const Tensor& max,
-    const Tensor& log_sum,
+    const Tensor& count,
+    const Tensor& statistics,
     int64_t dim,
+    int64_t reduction,
     c10::SymInt) {
-  const char* op = "cross_entropy_backward";
+  const char* const op = "cross_entropy_backward";
   dim = wrapped_dim(op, dim, self.dim());
   check_element_type(op, "input", self);
   check_target(op, self, target, dim);
+  check_reduction(op, reduction);
   const auto lane = lane_dtype(self.scalar_type());
-  for (const auto& [name, tensor] :
-       {std::pair("grad", &grad), std::pair("max", &max), std::pair("log_sum", &log_sum)}) {
+  for (const auto& [name, tensor, dtype] :
+       {std::tuple("grad", &grad, lane),
+        std::tuple("count", &count, at::kDouble),
+        std::tuple("statistics", &statistics, lane)}) {
     check_same_device(op, name, *tensor, self);
-    check_row_values(op, name, *tensor, self, dim, /*keepdim=*/false);
     TORCH_CHECK(
-        tensor->scalar_type() == lane,
+        tensor->scalar_type() == dtype,
         op,
         ": expected ",
         name,
         " of dtype ",
-        lane,
+        dtype,
         ", got ",
         tensor->scalar_type());
   }
+  check_sizes(op, "statistics", statistics, statistics_sizes(self, dim));
+  const auto sums = target.sym_sizes().slice(0, std::min(count.dim(), target.dim()));
+  check_sizes(op, "count", count, sums);
+  check_sizes(op, "grad", grad, reduction == Reduction::none ? target.sym_sizes() : sums);
   return empty_like_sizes(self, self.scalar_type());
 }
 
-std::tuple<Tensor, Tensor> reduce_losses(
-    const Tensor& losses, const Tensor& target, int64_t leading, bool, c10::SymInt) {
-  const char* op = "reduce_losses";
-  check_element_type(op, "losses", losses);
-  check_same_device(op, "target", target, losses);
-  check_same_sizes(op, "target", target, losses);
+void scale_gradient(const Tensor& gradient, const Tensor& grad, int64_t dim) {
+  const char* const op = "scale_gradient";
+  dim = wrapped_dim(op, dim, gradient.dim());
+  check_element_type(op, "gradient", gradient);
+  check_same_device(op, "grad", grad, gradient);
+  const auto lane = lane_dtype(gradient.scalar_type());
   TORCH_CHECK(
-      0 <= leading && leading <= losses.dim(),
+      grad.scalar_type() == lane,
       op,
-      ": expected 0 to ",
-      losses.dim(),
-      " leading dims, got ",
-      leading);
-  const auto sizes = losses.sym_sizes().slice(0, leading);
-  return {empty_of(losses, sizes, losses.scalar_type()), empty_of(losses, sizes, at::kDouble)};
+      ": expected grad of dtype ",
+      lane,
+      ", got ",
+      grad.scalar_type());
+  const auto rows = row_sizes(gradient, dim, /*keepdim=*/false);
+  const auto leading = std::min<size_t>(grad.dim(), rows.size());
+  check_sizes(op, "grad", grad, c10::SymIntArrayRef(rows).slice(0, leading));
+  check_writable(op, gradient);
 }
 
 }  // namespace outputs

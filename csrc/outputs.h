@@ -47,9 +47,11 @@ signature::NormalizeBackward softmax_backward, log_softmax_backward;
 signature::NormalizeInto softmax_into, log_softmax_into;
 signature::NormalizeBackwardInto softmax_backward_into, log_softmax_backward_into;
 signature::LogSumExpBackward logsumexp_backward;
-signature::CrossEntropy cross_entropy;
+// In place: the gradient is `self`, and counts as a write to it.
+signature::CrossEntropy cross_entropy, cross_entropy_in_place;
+signature::CrossEntropyWithGradient cross_entropy_with_gradient;
 signature::CrossEntropyBackward cross_entropy_backward;
-signature::ReduceLosses reduce_losses;
+signature::ScaleGradient scale_gradient;
 
 }  // namespace outputs
 }  // namespace softmax_ext

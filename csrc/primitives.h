@@ -53,7 +53,11 @@ inline constexpr Operator<"softmax_ext::_logsumexp_backward", LogSumExpBackward>
 inline constexpr Operator<"softmax_ext::_cross_entropy", CrossEntropy> cross_entropy;
 inline constexpr Operator<"softmax_ext::_cross_entropy_backward", CrossEntropyBackward>
     cross_entropy_backward;
-inline constexpr Operator<"softmax_ext::_reduce_losses", ReduceLosses> reduce_losses;
+inline constexpr Operator<"softmax_ext::_cross_entropy_with_gradient", CrossEntropyWithGradient>
+    cross_entropy_with_gradient;
+inline constexpr Operator<"softmax_ext::_cross_entropy_in_place", CrossEntropy>
+    cross_entropy_in_place;
+inline constexpr Operator<"softmax_ext::_scale_gradient", ScaleGradient> scale_gradient;
 
 }  // namespace primitive
 }  // namespace softmax_ext

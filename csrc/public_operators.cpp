@@ -1,5 +1,6 @@
 #include "csrc/public_operators.h"
 
+#include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/native/Resize.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
@@ -241,7 +242,22 @@ Tensor& gradient_to_out(
       });
 }
 
-enum Reduction : int64_t { none = 0, mean = 1, sum = 2 };
+// Whether the logits can be overwritten by their gradient.
+bool is_in_place(const Tensor& self) {
+  constexpr c10::DispatchKeySet kTransformed{
+      c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::FuncTorchBatched};
+  TORCH_CHECK(
+      !self.key_set().has_any(kTransformed),
+      "cross_entropy: gradient='inplace' overwrites the logits, which torch.func needs; "
+      "use 'forward' or 'recompute'");
+  // What traces a call keeps no memory to overwrite.
+  if (at::isTensorSubclassLike(self)) return false;
+  TORCH_CHECK(
+      !self.is_leaf(),
+      "cross_entropy: gradient='inplace' overwrites the logits, but they are a leaf that requires "
+      "grad; expected the result of another operator");
+  return true;
+}
 
 }  // namespace
 
@@ -356,11 +372,13 @@ Tensor cross_entropy(
     const optional<Tensor>& weight,
     int64_t reduction,
     c10::SymInt ignore_index,
-    double label_smoothing) {
+    double label_smoothing,
+    std::string_view gradient) {
   TORCH_CHECK_VALUE(
-      Reduction::none <= reduction && reduction <= Reduction::sum,
-      "cross_entropy: expected reduction 0 (none), 1 (mean) or 2 (sum), got ",
-      reduction);
+      gradient == "recompute" || gradient == "forward" || gradient == "inplace",
+      "cross_entropy: expected gradient 'recompute', 'forward' or 'inplace', got '",
+      gradient,
+      "'");
   TORCH_CHECK(
       0 <= label_smoothing && label_smoothing <= 1,
       "cross_entropy: expected label_smoothing in [0, 1], got ",
@@ -387,10 +405,14 @@ Tensor cross_entropy(
         " samples, got ",
         classes.sym_size(0));
 
-  const Tensor losses = std::get<0>(primitive::cross_entropy(self, classes, dim, ignore_index));
-  if (reduction == Reduction::none) return losses;
-  return std::get<0>(primitive::reduce_losses(
-      losses, classes, /*leading=*/0, reduction == Reduction::mean, std::move(ignore_index)));
+  if (gradient == "recompute" || !(self.requires_grad() && c10::GradMode::is_enabled()))
+    return std::get<0>(
+        primitive::cross_entropy(self, classes, dim, reduction, /*leading=*/0, ignore_index));
+  if (gradient == "inplace" && is_in_place(self))
+    return std::get<0>(primitive::cross_entropy_in_place(
+        self, classes, dim, reduction, /*leading=*/0, ignore_index));
+  return std::get<0>(primitive::cross_entropy_with_gradient(
+      self, classes, dim, reduction, /*leading=*/0, ignore_index));
 }
 
 }  // namespace softmax_ext::public_operator

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string_view>
 
 namespace softmax_ext::public_operator {
 
@@ -77,6 +78,7 @@ Tensor cross_entropy(
     const optional<Tensor>& weight,
     int64_t reduction,
     c10::SymInt ignore_index,
-    double label_smoothing);
+    double label_smoothing,
+    std::string_view gradient);
 
 }  // namespace softmax_ext::public_operator

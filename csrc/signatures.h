@@ -14,6 +14,9 @@ namespace softmax_ext {
 using at::Tensor;
 using std::optional;
 
+// Of the losses of rows; the numbers are torch's.
+enum Reduction : int64_t { none = 0, mean = 1, sum = 2 };
+
 namespace signature {
 
 // _softmax, _log_softmax, _logsumexp
@@ -57,27 +60,38 @@ using LogSumExpBackward = Tensor(
     int64_t dim,
     double scale);
 
-// (loss, max, log_sum), one of each per row.
+// (loss, count, statistics). `reduction`: the losses of the rows, or their mean or sum over all but
+// the first `leading` dims; count: how many rows of each such sum are not ignored; statistics: max and
+// log Σ exp(x − max) of each row, [2, rows].
 using CrossEntropy = std::tuple<Tensor, Tensor, Tensor>(
-    const Tensor& self, const Tensor& target, int64_t dim, c10::SymInt ignore_index);
+    const Tensor& self,
+    const Tensor& target,
+    int64_t dim,
+    int64_t reduction,
+    int64_t leading,
+    c10::SymInt ignore_index);
+
+// The same and the gradient of the loss, for upstream gradients of 1.
+using CrossEntropyWithGradient = std::tuple<Tensor, Tensor, Tensor, Tensor>(
+    const Tensor& self,
+    const Tensor& target,
+    int64_t dim,
+    int64_t reduction,
+    int64_t leading,
+    c10::SymInt ignore_index);
 
 using CrossEntropyBackward = Tensor(
     const Tensor& grad,
     const Tensor& self,
     const Tensor& target,
-    const Tensor& max,
-    const Tensor& log_sum,
+    const Tensor& count,
+    const Tensor& statistics,
     int64_t dim,
+    int64_t reduction,
     c10::SymInt ignore_index);
 
-// (result, count): the sum or mean of all but the first `leading` dims, and how many rows are in
-// it.
-using ReduceLosses = std::tuple<Tensor, Tensor>(
-    const Tensor& losses,
-    const Tensor& target,
-    int64_t leading,
-    bool mean,
-    c10::SymInt ignore_index);
+// `gradient` times what came for its loss, in place.
+using ScaleGradient = void(const Tensor& gradient, const Tensor& grad, int64_t dim);
 
 }  // namespace signature
 }  // namespace softmax_ext

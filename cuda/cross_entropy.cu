@@ -1,5 +1,5 @@
 #include "csrc/numerics/cross_entropy.h"
-#include "cuda/kernels.h"
+#include "cuda/losses.h"
 #include "cuda/problem.cuh"
 
 namespace softmax_ext::cuda {
@@ -103,7 +103,7 @@ struct MapToGradient {
   static constexpr bool kHasSpecialColumn = true;
 
   Targets targets;
-  RowPointers<const Logit> logits;
+  RowPointers<const Logit> logits;  // where a row's logit of its target is read
   RowValues<const Lane> grads;
 
   __device__ __forceinline__ Operator operator_of(int64_t) const { return {Lane(1)}; }
@@ -197,6 +197,7 @@ cudaError_t launch_cross_entropy(
 cudaError_t launch_cross_entropy_with_gradient(
     const RowsProblem& problem,
     const StridedRows& logits,
+    const StridedRows& target_logits,
     const ClassTargets& targets,
     const RowNumbers& grads,
     const CrossEntropyRows& results,
@@ -204,12 +205,14 @@ cudaError_t launch_cross_entropy_with_gradient(
   return with_types<true>(problem.types, [&]<typename Logit, typename>() {
     using Lane = LaneOf<Logit>;
     const auto rows = input_rows<Logit>(logits);
+    const auto of_targets = input_rows<Logit>(target_logits);
     const Targets of_rows{targets.classes, targets.ignore_index, problem.length};
     return launch_problem(
         problem,
         RowTask<CrossEntropyWithGradient<Lane, Logit>, Logit, Logit, 1>{
-            .per_row = {{of_rows, rows, row_values<Lane>(grads)}, LossRows<Lane>::of(results)},
-            .inputs = {                                    rows                            },
+            .per_row =
+                {{of_rows, of_targets, row_values<Lane>(grads)}, LossRows<Lane>::of(results)},
+            .inputs = {                                          rows                            },
             .outputs = output_rows<Logit>(problem, grad_logits)
     });
   });

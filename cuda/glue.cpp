@@ -102,6 +102,12 @@ ClassTargets RowsCall::targets(const Tensor& target, int64_t ignore_index) {
   return {keep(target.to(at::kLong).contiguous()).const_data_ptr<int64_t>(), ignore_index};
 }
 
+StridedRows RowsCall::target_logits(const Tensor& logits, const Tensor& target) {
+  const Tensor classes = target.to(at::kLong).clamp(0, rows_.length - 1).unsqueeze(dim_);
+  const Tensor copy = keep(logits.gather(dim_, classes).to(logits_dtype_));
+  return {copy.const_data_ptr(), *row_offsets(copy, dim_), 0};
+}
+
 void RowsCall::finish(cudaError_t error) {
   C10_CUDA_CHECK(error);
   for (const auto& [result, buffer] : buffered_) result.copy_(buffer);

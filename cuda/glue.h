@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "csrc/rows.h"
-#include "cuda/kernels.h"
+#include "cuda/losses.h"
 
 namespace softmax_ext::cuda {
 
@@ -44,6 +44,9 @@ class RowsCall {
   const void* row_outputs(const Tensor& argument);
   RowNumbers row_numbers(const Tensor& argument);
   ClassTargets targets(const Tensor& target, int64_t ignore_index);
+  // A copy of the logit of each row's target, as a row of which every element is that; of none where
+  // the target is no class.
+  StridedRows target_logits(const Tensor& logits, const Tensor& target);
 
   // Takes what the launch returned: raises its error, or writes the results that went through a
   // buffer.

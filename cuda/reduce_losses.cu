@@ -2,8 +2,8 @@
 #include <cstdint>
 #include <cub/block/block_reduce.cuh>
 
-#include "cuda/kernels.h"
 #include "cuda/launch.cuh"
+#include "cuda/losses.h"
 
 namespace softmax_ext::cuda {
 namespace {
@@ -45,7 +45,8 @@ __global__ void __launch_bounds__(kThreads) reduce_losses_kernel(
     if (simt::thread_index() == 0) {
       const auto count = static_cast<double>(total.valid);
       counts[group] = count;
-      results[group] = static_cast<Loss>(mean ? total.sum / count : total.sum);
+      if (results != nullptr)
+        results[group] = static_cast<Loss>(mean ? total.sum / count : total.sum);
     }
     simt::sync_block();  // before the next group takes the temporary storage
   }

@@ -66,32 +66,34 @@ def _normalize_rule(name: str) -> Callable:
     return rule
 
 
-def _cross_entropy_rule(info, in_dims, self, target, dim, ignore_index):
-    rank = _rank(self, in_dims[0])
-    self = _expanded(_batch_first(self, in_dims[0], rank), info.batch_size)
-    target = _expanded(_batch_first(target, in_dims[1], rank - 1), info.batch_size)
-    dim = _shifted_dim("_cross_entropy", dim, rank)
-    return _primitives._cross_entropy(self, target, dim, ignore_index), (0, 0, 0)
+def _cross_entropy_rule(name: str) -> Callable:
+    primitive = getattr(_primitives, name)
+
+    def rule(info, in_dims, self, target, dim, reduction, leading, ignore_index):
+        rank = _rank(self, in_dims[0])
+        self = _expanded(_batch_first(self, in_dims[0], rank), info.batch_size)
+        target = _expanded(_batch_first(target, in_dims[1], rank - 1), info.batch_size)
+        results = primitive(self, target, _shifted_dim(name, dim, rank), reduction, leading + 1, ignore_index)
+        return results, (0, 0, 1, 0)[: len(results)]
+
+    return rule
 
 
-def _cross_entropy_backward_rule(info, in_dims, grad, self, target, max, log_sum, dim, ignore_index):
+def _cross_entropy_backward_rule(info, in_dims, grad, self, target, count, statistics, dim, reduction, ignore_index):
     rank = _rank(self, in_dims[1])
     self = _expanded(_batch_first(self, in_dims[1], rank), info.batch_size)
-    row_dims = (in_dims[0], *in_dims[2:5])
-    rows = [
-        _expanded(_batch_first(tensor, batch_dim, rank - 1), info.batch_size)
-        for tensor, batch_dim in zip((grad, target, max, log_sum), row_dims, strict=True)
-    ]
-    grad, target, max, log_sum = rows
+    target = _expanded(_batch_first(target, in_dims[2], rank - 1), info.batch_size)
+    grad, count, statistics = (
+        _expanded(_batch_first(tensor, batch_dim, _rank(tensor, batch_dim)), info.batch_size)
+        for tensor, batch_dim in zip((grad, count, statistics), (in_dims[0], *in_dims[3:5]), strict=True)
+    )
     dim = _shifted_dim("_cross_entropy_backward", dim, rank)
-    return _primitives._cross_entropy_backward(grad, self, target, max, log_sum, dim, ignore_index), 0
-
-
-def _reduce_losses_rule(info, in_dims, losses, target, leading, mean, ignore_index):
-    rank = _rank(losses, in_dims[0])
-    losses = _expanded(_batch_first(losses, in_dims[0], rank), info.batch_size)
-    target = _expanded(_batch_first(target, in_dims[1], rank), info.batch_size)
-    return _primitives._reduce_losses(losses, target, leading + 1, mean, ignore_index), (0, 0)
+    return (
+        _primitives._cross_entropy_backward(
+            grad, self, target, count, statistics.movedim(1, 0), dim, reduction, ignore_index
+        ),
+        0,
+    )
 
 
 for _name in (
@@ -103,6 +105,6 @@ for _name in (
     "_logsumexp_backward",
 ):
     torch.library.register_vmap(f"softmax_ext::{_name}", _normalize_rule(_name))
-torch.library.register_vmap("softmax_ext::_cross_entropy", _cross_entropy_rule)
+for _name in ("_cross_entropy", "_cross_entropy_with_gradient"):
+    torch.library.register_vmap(f"softmax_ext::{_name}", _cross_entropy_rule(_name))
 torch.library.register_vmap("softmax_ext::_cross_entropy_backward", _cross_entropy_backward_rule)
-torch.library.register_vmap("softmax_ext::_reduce_losses", _reduce_losses_rule)

@@ -157,8 +157,19 @@ def cross_entropy(
         ignore_index: Rows with this target have loss 0 and gradient 0, whatever their logits are.
         size_average, reduce: Deprecated in torch; they choose ``reduction`` as there.
         reduction: ``"mean"`` over the rows that are not ignored, ``"sum"``, or ``"none"`` for one loss per row.
-        weight, label_smoothing, temperature, softcap, z_loss, empty, gradient: Not implemented yet; only their
-            defaults are accepted.
+        gradient: How backward has the gradient of the logits, if they require one.
+
+            - ``"recompute"`` keeps ``input`` and two numbers per row, and makes it from those. The least work where
+              only the loss is wanted, and the only way that takes no memory in the forward pass.
+            - ``"forward"`` makes it in the forward pass, into a tensor of its own that is kept beside ``input``;
+              backward then scales it, or hands it out as it is where the upstream gradient is 1 (on a GPU without
+              waiting for that number). A third less work, at a time when the logits are in the cache.
+            - ``"inplace"`` does the same over the logits, which hold the gradient from then on: the least memory
+              there is. For logits that nothing else needs, such as the output of a linear layer. Whoever does need
+              them for backward raises, as does a second backward, forward mode, ``create_graph`` and ``torch.func``;
+              ``input`` must not be a leaf. Under :func:`torch.compile` it is ``"forward"``.
+        weight, label_smoothing, temperature, softcap, z_loss, empty: Not implemented yet; only their defaults are
+            accepted.
 
     Returns:
         float64 for float64 logits, else float32 (torch: the dtype of the logits). The mean over no row is NaN, with
@@ -166,12 +177,9 @@ def cross_entropy(
 
     Raises:
         IndexError: a target is neither a class nor ``ignore_index`` (CPU).
-        ValueError: the batch sizes differ, or ``reduction`` is unknown.
+        ValueError: the batch sizes differ, or ``reduction`` or ``gradient`` is unknown.
         RuntimeError: other shapes or dtypes do not match the above.
         NotImplementedError: an option that is not implemented yet.
-
-    What is kept for backward is ``input`` and two numbers per row, from which the gradient
-    ``softmax(input) − one_hot(target)`` is made again.
 
     >>> cross_entropy(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0]))
     tensor(0.4076)
@@ -181,7 +189,6 @@ def cross_entropy(
         "softcap": (softcap, None),
         "z_loss": (z_loss, 0),
         "empty": (empty, "nan"),
-        "gradient": (gradient, "recompute"),
     }
     for name, (value, default) in options.items():
         if value is not default and value != default:
@@ -190,4 +197,4 @@ def cross_entropy(
         reduction = torch.nn._reduction.legacy_get_string(size_average, reduce)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"cross_entropy: expected reduction 'none', 'mean' or 'sum', got {reduction!r}")
-    return _cross_entropy(input, target, weight, _REDUCTIONS[reduction], ignore_index, label_smoothing)
+    return _cross_entropy(input, target, weight, _REDUCTIONS[reduction], ignore_index, label_smoothing, gradient)

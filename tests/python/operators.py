@@ -337,62 +337,69 @@ LOGSUMEXP_PRIMITIVES = (
 )
 
 
-def cross_entropy_backward_arguments(shape: tuple[int, ...], target: Tensor, dtype: torch.dtype) -> tuple:
+NONE, MEAN, SUM = 0, 1, 2
+
+
+def cross_entropy_backward_arguments(
+    shape: tuple[int, ...], target: Tensor, dtype: torch.dtype, reduction: int = NONE, leading: int = 0
+) -> tuple:
     logits = random_logits(shape, dtype)
-    _, top, log_sum = ops._cross_entropy(logits, target, 1, -100)
-    return random_logits(target.shape, lane_dtype(dtype)), logits, target, top, log_sum, 1, -100
+    loss, count, statistics = ops._cross_entropy(logits, target, 1, reduction, leading, -100)
+    return random_logits(loss.shape, lane_dtype(dtype)), logits, target, count, statistics, 1, reduction, -100
 
 
-def cross_entropy_gradient(grad, logits, target, top, log_sum, dim, ignore_index) -> Tensor:
+def cross_entropy_gradient(grad, logits, target, count, statistics, dim, reduction, ignore_index) -> Tensor:
     """``_cross_entropy_backward`` with its row statistics as the functions of the logits that they are: its derivative
     for the logits is the total one."""
-    _, top, log_sum = ops._cross_entropy(logits.detach(), target, dim, ignore_index)
-    return ops._cross_entropy_backward(grad, logits, target, top, log_sum, dim, ignore_index)
+    _, _, statistics = ops._cross_entropy(logits.detach(), target, dim, reduction, count.dim(), ignore_index)
+    return ops._cross_entropy_backward(grad, logits, target, count, statistics, dim, reduction, ignore_index)
+
+
+# (name, shape, target, dim, reduction, leading)
+LOSS_CASES = (
+    ("rows", (4, 5), SOME_IGNORED, 1, NONE, 0),
+    ("mean", (4, 5), SOME_IGNORED, 1, MEAN, 0),
+    ("sums with a leading dim", (2, 5, 2), SOME_IGNORED.view(2, 2), 1, SUM, 1),
+    ("means with a leading dim", (2, 5, 2), SOME_IGNORED.view(2, 2), 1, MEAN, 1),
+)
+
+
+def loss_cases(name: str) -> tuple[PrimitiveCase, ...]:
+    overload = getattr(ops, name).default
+    return tuple(
+        PrimitiveCase(
+            overload,
+            case,
+            lambda dtype, shape=shape, arguments=arguments: (random_logits(shape, dtype), *arguments, -100),
+            (0,),
+            function=lambda *arguments: overload(*arguments)[0],
+        )
+        for case, shape, *arguments in LOSS_CASES
+    )
 
 
 CROSS_ENTROPY_PRIMITIVES = (
-    PrimitiveCase(
-        ops._cross_entropy.default,
-        "rows",
-        lambda dtype: (random_logits((4, 5), dtype), SOME_IGNORED, 1, -100),
-        (0,),
-        function=lambda *arguments: ops._cross_entropy(*arguments)[0],
-    ),
+    *loss_cases("_cross_entropy"),
     PrimitiveCase(
         ops._cross_entropy.default,
         "classes in dim 0, transposed",
-        lambda dtype: (random_logits((4, 5), dtype).t(), SOME_IGNORED, 0, -100),
+        lambda dtype: (random_logits((4, 5), dtype).t(), SOME_IGNORED, 0, MEAN, 0, -100),
         (0,),
         function=lambda *arguments: ops._cross_entropy(*arguments)[0],
     ),
-    PrimitiveCase(
-        ops._cross_entropy_backward.default,
-        "rows",
-        lambda dtype: cross_entropy_backward_arguments((4, 5), SOME_IGNORED, dtype),
-        (0, 1),
-        function=cross_entropy_gradient,
+    *(
+        PrimitiveCase(
+            ops._cross_entropy_backward.default,
+            case,
+            lambda dtype, shape=shape, target=target, rest=rest: cross_entropy_backward_arguments(
+                shape, target, dtype, *rest
+            ),
+            (0, 1),
+            function=cross_entropy_gradient,
+        )
+        for case, shape, target, _, *rest in LOSS_CASES
     ),
-    PrimitiveCase(
-        ops._cross_entropy_backward.default,
-        "trailing dim",
-        lambda dtype: cross_entropy_backward_arguments((2, 3, 2), torch.tensor([[0, -100], [2, 1]]), dtype),
-        (0, 1),
-        function=cross_entropy_gradient,
-    ),
-    PrimitiveCase(
-        ops._reduce_losses.default,
-        "mean of all",
-        lambda dtype: (random_logits((4,), lane_dtype(dtype)), SOME_IGNORED, 0, True, -100),
-        (0,),
-        function=lambda *arguments: ops._reduce_losses(*arguments)[0],
-    ),
-    PrimitiveCase(
-        ops._reduce_losses.default,
-        "sums with a leading dim",
-        lambda dtype: (random_logits((2, 2, 1), lane_dtype(dtype)), SOME_IGNORED.view(2, 2, 1), 1, False, -100),
-        (0,),
-        function=lambda *arguments: ops._reduce_losses(*arguments)[0],
-    ),
+    *loss_cases("_cross_entropy_with_gradient"),
 )
 
 OPERATORS = (
@@ -441,12 +448,12 @@ OPERATORS = (
 CASES = [Case(operator, *case) for operator in OPERATORS for case in operator.cases]
 PRIMITIVE_CASES = [case for operator in OPERATORS for case in operator.primitives]
 
-# What writes to an output that is given, which test_out.py tests.
+# What writes to an argument: test_out.py and test_gradient_ways.py.
 WITH_OUTPUT = [
     f"softmax_ext::{name}"
     for of in ("softmax", "log_softmax")
     for name in (f"{of}.out", f"{of}.float_out", f"_{of}_into", f"_{of}_backward.out", f"_{of}_backward_into")
-]
+] + ["softmax_ext::_cross_entropy_in_place", "softmax_ext::_scale_gradient"]
 # What says how the library was built: softmax_ext.info().
 FACTS = ["softmax_ext::_cpu_level", "softmax_ext::_cuda_architectures"]
 

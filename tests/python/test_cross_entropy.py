@@ -171,14 +171,16 @@ def test_the_mean_of_many_losses_keeps_float32_accuracy():
     )
 
 
-def test_what_is_saved_for_backward_is_the_logits_and_two_numbers_a_row():
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_what_is_saved_for_backward_is_the_logits_and_two_numbers_a_row(reduction):
     saved = []
     x = torch.randn(6, 50, requires_grad=True)
     target = torch.randint(50, (6,))
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        softmax_ext.cross_entropy(x, target, reduction="none")
+        softmax_ext.cross_entropy(x, target, reduction=reduction)
     extra = [t for t in saved if t.data_ptr() not in (x.data_ptr(), target.data_ptr())]
-    assert sum(t.numel() * t.element_size() for t in extra) == 6 * 8
+    how_many_rows = 8
+    assert sum(t.numel() * t.element_size() for t in extra) == 6 * 8 + how_many_rows
 
 
 @pytest.mark.parametrize("size_average", [None, True, False])

@@ -21,7 +21,9 @@ PRIMITIVES = [
     "_logsumexp_backward",
     "_cross_entropy",
     "_cross_entropy_backward",
-    "_reduce_losses",
+    "_cross_entropy_with_gradient",
+    "_cross_entropy_in_place",
+    "_scale_gradient",
 ]
 # One for each mapping of rows to threads.
 LENGTHS = [21, 100, 1000, 5000, 40_000, 600_000]

@@ -12,6 +12,7 @@ from softmax_ext import nn
 
 X = torch.randn(2, 3)
 T = torch.tensor([0, 1])
+COUNT = torch.tensor(2.0, dtype=torch.float64)
 
 
 def raises(error, message, call):
@@ -195,7 +196,6 @@ def test_a_label_smoothing_out_of_range(value):
         ("softcap", 30.0),
         ("z_loss", 1e-4),
         ("empty", "zero"),
-        ("gradient", "inplace"),
     ],
 )
 def test_an_option_that_does_not_exist_yet(option, value):
@@ -255,8 +255,33 @@ def test_primitives_check_what_they_are_given():
     )
     raises(
         RuntimeError,
-        "cross_entropy_backward: expected max of dtype Float, got Double",
-        lambda: ops._cross_entropy_backward(X[:, 0], X, T, X[:, 0].double(), X[:, 0], 1, -100),
+        "cross_entropy_backward: expected statistics of dtype Float, got Double",
+        lambda: ops._cross_entropy_backward(X[:, 0], X, T, COUNT, torch.ones(2, 2).double(), 1, 0, -100),
+    )
+    raises(
+        RuntimeError,
+        "cross_entropy_backward: expected grad of shape [], got [2]",
+        lambda: ops._cross_entropy_backward(X[:, 0], X, T, COUNT, torch.ones(2, 2), 1, 1, -100),
+    )
+    raises(
+        ValueError,
+        "cross_entropy: expected reduction 0 (none), 1 (mean) or 2 (sum), got 3",
+        lambda: ops._cross_entropy(X, T, 1, 3, 0, -100),
+    )
+    raises(
+        RuntimeError,
+        "cross_entropy: expected 0 to 1 leading dims, got 2",
+        lambda: ops._cross_entropy(X, T, 1, 0, 2, -100),
+    )
+    raises(
+        RuntimeError,
+        "cross_entropy: expected a tensor to write to without elements that share memory, got strides [0, 1]; clone it",
+        lambda: ops._cross_entropy_in_place(X[:1].expand(2, 3), T, 1, 0, 0, -100),
+    )
+    raises(
+        RuntimeError,
+        "scale_gradient: expected grad of shape [2], got [3]",
+        lambda: ops._scale_gradient(X.clone(), torch.ones(3), 1),
     )
 
 

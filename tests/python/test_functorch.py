@@ -286,14 +286,14 @@ def test_cross_entropy_backward_takes_any_mix_of_batched_arguments(batched):
     x = random_logits((samples, rows, classes))
     target = torch.arange(samples * rows).reshape(samples, rows) % classes
     upstream = random_logits((samples, rows))
-    statistics = [ops._cross_entropy(sample, target[0], 1, -100)[1:] for sample in x]
-    top, log_sum = (torch.stack(values) for values in zip(*statistics, strict=True))
+    of_samples = [ops._cross_entropy(sample, target[0], 1, 0, 0, -100)[1:] for sample in x]
+    counts, statistics = (torch.stack(values) for values in zip(*of_samples, strict=True))
     in_dims = (grad_dim, logits_dim, target_dim, logits_dim, logits_dim)
-    full = (upstream, x, target, top, log_sum)
+    full = (upstream, x, target, counts, statistics)
     tensors = [tensor if d == 0 else tensor[0] for tensor, d in zip(full, in_dims, strict=True)]
 
     def call(*tensors):
-        return ops._cross_entropy_backward(*tensors, 1, -100)
+        return ops._cross_entropy_backward(*tensors, 1, 0, -100)
 
     actual = vmap(call, in_dims=in_dims)(*tensors)
     for i in range(samples):

@@ -1,4 +1,4 @@
-// The gradient of the cross-entropy loss. (The loss is made of what reduction.cpp yields.)
+// The gradient of the cross-entropy loss. (A loss alone is made of what reduction.cpp yields.)
 
 #include "csrc/numerics/cross_entropy.h"
 
@@ -7,6 +7,34 @@
 
 namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL {
 namespace {
+
+template <typename In>
+void reduce(const Reduction<In>& logits, LaneOf<In>* terms, int64_t stride) {
+  using L = Lanes<LaneOf<In>>;
+  reduce_long_rows(
+      logits.in,
+      logits.in_stride,
+      logits.count,
+      logits.length,
+      logits.scale,
+      [&](int64_t row, int64_t at, int some, L term)
+          SOFTMAX_EXT_INLINE_LAMBDA { store_lanes(terms + row * stride + at, some, term); },
+      [&](int64_t first, int count, L max, L log_sum) SOFTMAX_EXT_INLINE_LAMBDA {
+        store_lanes(logits.max + first, count, max);
+        store_lanes(logits.log_sum + first, count, log_sum);
+      });
+}
+
+template <typename In>
+Summary<In> summarize(const In* x, LaneOf<In>* terms, int64_t count) {
+  return row_summary(
+      x,
+      count,
+      LaneOf<In>(1),
+      x + count,
+      [&](int64_t at, int some, Lanes<LaneOf<In>> term)
+          SOFTMAX_EXT_INLINE_LAMBDA { store_lanes(terms + at, some, term); });
+}
 
 template <typename In>
 void rows(const CrossEntropyGradients<In>& gradients) {
@@ -78,13 +106,13 @@ void constants(
 }
 
 template <typename In>
-constexpr CrossEntropyBackwardKernels<In> kernels() {
-  return {rows<In>, columns<In>, constants<LaneOf<In>>};
+constexpr CrossEntropyKernels<In> kernels() {
+  return {reduce<In>, summarize<In>, rows<In>, columns<In>, constants<LaneOf<In>>};
 }
 
 }  // namespace
 
-const ByType<CrossEntropyBackwardKernels> cross_entropy_backward_table = {
+const ByType<CrossEntropyKernels> cross_entropy_table = {
     kernels<float>(), kernels<double>(), kernels<BFloat16>(), kernels<Float16>()};
 
 }  // namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL

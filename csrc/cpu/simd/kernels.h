@@ -112,11 +112,15 @@ struct CrossEntropyGradients {
 };
 
 template <typename In>
-struct CrossEntropyBackwardKernels {
+struct CrossEntropyKernels {
+  // As ReductionKernels', and the terms are kept for SoftmaxKernels::finish: of row r at r · stride.
+  void (*reduce)(const Reduction<In>&, LaneOf<In>* terms, int64_t stride);
+  Summary<In> (*summarize)(const In* x, LaneOf<In>* terms, int64_t count);
+  // Where no terms were kept.
   void (*rows)(const CrossEntropyGradients<In>&);  // of any length
   void (*columns)(const CrossEntropyGradients<In>&);
   // What the map needs, of `count` rows: exp(−log_sum) · grad, and expm1((x − max) − log_sum) · grad
-  // with x the target's logit, which comes in in `true_class`.
+  // with x the target's logit, which comes in in `true_class`. `factor` may be `grad`.
   void (*constants)(
       int64_t count,
       const LaneOf<In>* max,
@@ -180,19 +184,19 @@ struct Kernels {
   const ByTypes<BackwardKernels>* log_softmax_backward;
   const ByType<ReductionKernels>* reduction;
   const ByType<LogSumExpBackwardKernels>* logsumexp_backward;
-  const ByType<CrossEntropyBackwardKernels>* cross_entropy_backward;
+  const ByType<CrossEntropyKernels>* cross_entropy;
 };
 
 // The objects of one instruction set.
-#define SOFTMAX_EXT_TABLES(level)                                                \
-  namespace level {                                                              \
-  extern const ByTypes<SoftmaxKernels> softmax_table;                            \
-  extern const ByTypes<LogSoftmaxKernels> log_softmax_table;                     \
-  extern const ByTypes<BackwardKernels> softmax_backward_table;                  \
-  extern const ByTypes<BackwardKernels> log_softmax_backward_table;              \
-  extern const ByType<ReductionKernels> reduction_table;                         \
-  extern const ByType<LogSumExpBackwardKernels> logsumexp_backward_table;        \
-  extern const ByType<CrossEntropyBackwardKernels> cross_entropy_backward_table; \
+#define SOFTMAX_EXT_TABLES(level)                                         \
+  namespace level {                                                       \
+  extern const ByTypes<SoftmaxKernels> softmax_table;                     \
+  extern const ByTypes<LogSoftmaxKernels> log_softmax_table;              \
+  extern const ByTypes<BackwardKernels> softmax_backward_table;           \
+  extern const ByTypes<BackwardKernels> log_softmax_backward_table;       \
+  extern const ByType<ReductionKernels> reduction_table;                  \
+  extern const ByType<LogSumExpBackwardKernels> logsumexp_backward_table; \
+  extern const ByType<CrossEntropyKernels> cross_entropy_table;           \
   }
 
 SOFTMAX_EXT_TABLES(portable)

@@ -49,7 +49,7 @@ void rows(const Logits<In, Out>& logits) {
     return;
   }
   using L = Lanes<Scalar>;
-  const auto seen = [&](int64_t row, int64_t at) SOFTMAX_EXT_INLINE_LAMBDA {
+  const auto seen = [&](int64_t row, int64_t at, auto...) SOFTMAX_EXT_INLINE_LAMBDA {
     __builtin_prefetch(logits.out + row * logits.out_stride + at, 1);
   };
   if (logits.length <= kBatchLength<Scalar>) {

@@ -197,15 +197,16 @@ SOFTMAX_EXT_INLINE L defined_log_sum(L max, L log_sum) {
   return select(summary.is_undefined(), L(kNaN<ScalarOf<L>>), log_sum);
 }
 
-// seen(offset) is called while the elements there are summed.
+// seen(offset, count, terms) is called for each vector that was summed, those of a pair in the order of
+// load_pair.
 template <typename T, typename Seen>
 SOFTMAX_EXT_INLINE SoftmaxSummary<LaneOf<T>, double> row_summary(
     const T* x, int64_t length, LaneOf<T> scale, const T* next, Seen seen) {
-  return span_summary<Sum::but_maxima, true>(
-      x, length, scale, next, [&](int64_t at, auto...) SOFTMAX_EXT_INLINE_LAMBDA { seen(at); });
+  return span_summary<Sum::but_maxima, true>(x, length, scale, next, seen);
 }
 
-// The maxima and log-sums of rows of at most kBatchLength elements, as reduce_long_rows below.
+// The maxima and log-sums of rows of at most kBatchLength elements, as reduce_long_rows below, but
+// seen(row, offset) tells of what will be read.
 template <int vectors, typename T, typename Seen, typename Body>
 SOFTMAX_EXT_INLINE void reduce_short_rows(
     const T* in,
@@ -241,7 +242,7 @@ SOFTMAX_EXT_INLINE void reduce_short_rows(
 }
 
 // The maxima and log-sums of rows: body(first row, rows, maxima, log-sums) for each batch, and
-// before it seen(row, offset) for each vector of its rows.
+// before it seen(row, offset, count, terms) for each vector of its rows.
 template <typename T, typename Seen, typename Body>
 SOFTMAX_EXT_INLINE void reduce_long_rows(
     const T* in,
@@ -263,7 +264,8 @@ SOFTMAX_EXT_INLINE void reduce_long_rows(
           length,
           scale[row],
           in + (row + 1) * stride,
-          [&](int64_t at) SOFTMAX_EXT_INLINE_LAMBDA { seen(row, at); });
+          [&](int64_t at, int some, L term)
+              SOFTMAX_EXT_INLINE_LAMBDA { seen(row, at, some, term); });
       max[r] = summary.max;
       rest[r] = summary.rest;
     }

@@ -13,8 +13,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "cuda/kernels.h"
 #include "cuda/launch_rows.cuh"
+#include "cuda/losses.h"
 #include "tests/simt/buffer.h"
 #include "tests/simt/orders.h"
 
@@ -170,6 +170,7 @@ std::vector<T> cross_entropy_with_gradient(
   float* const losses = results.data();
   expect_success(launch_cross_entropy_with_gradient(
       problem,
+      problem.rows(input.data()),
       problem.rows(input.data()),
       {targets.data(), -100},
       {grad.data(), 1},

@@ -276,6 +276,7 @@ TEST_F(Pitfall, MoreThan2To31ElementsAlongADimThatIsNotLast) {
     expect_success(launch_cross_entropy_with_gradient(
         problem,
         of_logits,
+        of_logits,
         {targets.data(), -100},
         {ones.data(), 0},
         {results.data(), results.data() + count, results.data() + 2 * count},

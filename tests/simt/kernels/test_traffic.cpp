@@ -104,7 +104,7 @@ void test_cross_entropy() {
     if (packs_of_row(length, kVectorElements<T>) > 16384) continue;  // read twice
     const Buffer<T> gradient(rows * length);
     expect_success(launch_cross_entropy_with_gradient(
-        problem, logit_rows, classes, {grads.data(), 1}, of_rows, gradient.data()));
+        problem, logit_rows, logit_rows, classes, {grads.data(), 1}, of_rows, gradient.data()));
     expect_gradient_written_once(gradient, rows, what);
     expect_read_once(logits, rows, what);
   }

@@ -1,0 +1,73 @@
+#pragma once
+// The CUDA kernels of losses, as those of kernels.h.
+
+#include "cuda/kernels.h"
+
+namespace softmax_ext::cuda {
+
+// Class indices, one per row. A row whose target is ignore_index has loss 0 and gradient 0. Any
+// other target outside [0, length) ends the kernel with an error of the device, and is never used
+// as an index.
+struct ClassTargets {
+  const int64_t* classes;
+  int64_t ignore_index;
+};
+
+// Per row, in the type of arithmetic: the loss, and max and log Σ exp(x − max) for backward.
+struct CrossEntropyRows {
+  void* losses;
+  void* maxima;
+  void* log_sums;
+};
+
+// outputs of the type pair: as the logits.
+cudaError_t launch_cross_entropy(
+    const RowsProblem&,
+    const StridedRows& logits,
+    const ClassTargets& targets,
+    const CrossEntropyRows& results);
+// The same, and the gradient in the same visit to the row, for losses with the gradients `grads`. The
+// logits themselves may become grad_logits if `target_logits` is another tensor.
+cudaError_t launch_cross_entropy_with_gradient(
+    const RowsProblem&,
+    const StridedRows& logits,
+    const StridedRows& target_logits,
+    const ClassTargets& targets,
+    const RowNumbers& grads,
+    const CrossEntropyRows& results,
+    void* grad_logits);
+cudaError_t launch_cross_entropy_backward(
+    const RowsProblem&,
+    const StridedRows& logits,
+    const ClassTargets& targets,
+    const RowNumbers& grads,
+    const RowNumbers& maxima,
+    const RowNumbers& log_sums,
+    void* grad_logits);
+
+// The sum of each of `groups` runs of `rows` losses (float, or double for float64), in double and a
+// fixed order, or the mean of those whose class is not ignore_index; and how many those are. Without
+// results, only that.
+cudaError_t launch_reduce_losses(
+    ElementType type,
+    int64_t groups,
+    int64_t rows,
+    const void* losses,
+    const ClassTargets& targets,
+    bool mean,
+    void* results,
+    double* counts,
+    cudaStream_t stream);
+
+// Elements of rows (outer × length × inner, contiguous) times the factor of their row, in the type of
+// arithmetic. A row whose factor is 1 is left alone.
+cudaError_t launch_scale_gradient(
+    ElementType type,
+    int64_t outer,
+    int64_t length,
+    int64_t inner,
+    const void* factors,
+    void* gradient,
+    cudaStream_t stream);
+
+}  // namespace softmax_ext::cuda
