@@ -83,10 +83,23 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
       "logsumexp.float(Tensor self, int[1] dim, bool keepdim=False, *, float temperature) -> "
       "Tensor",
       tags);
-  m.def(
-      "cross_entropy(Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt "
-      "ignore_index=-100, float label_smoothing=0.0, str gradient=\"recompute\") -> Tensor",
-      tags);
+  // The temperature is no keyword: what scripts call has no keyword-only default.
+  const std::string before =
+      "Tensor self, Tensor target, Tensor? weight=None, int reduction=1, SymInt ignore_index=-100, "
+      "float label_smoothing=0.0, Tensor? temperature=None";
+  const std::string before_float =
+      "Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index, float "
+      "label_smoothing, float temperature";
+  const std::string after = ", float? softcap=None, float z_loss=0.0, str empty=\"nan\"";
+  const std::string way = ", str gradient=\"recompute\"";
+  for (const auto& [overload, first] : {std::pair("", before), std::pair(".float", before_float)}) {
+    m.def(c10::str("cross_entropy", overload, "(", first, after, way, ") -> Tensor").c_str(), tags);
+    m.def(
+        c10::str(
+            "cross_entropy_with_logsumexp", overload, "(", first, after, ") -> (Tensor, Tensor)")
+            .c_str(),
+        tags);
+  }
 
   m.def(
       "_softmax(Tensor self, Tensor? temperature, int dim, float scale, int? dtype) -> Tensor",
@@ -158,6 +171,8 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
       "leading, "
       "SymInt ignore_index) -> (Tensor, Tensor, Tensor)",
       tags);
+  // Targets as int64, checked, with 0 in ignored rows.
+  m.def("_class_indices(Tensor self, Tensor target, int dim, SymInt ignore_index) -> Tensor", tags);
   m.def("_scale_gradient(Tensor(a!) gradient, Tensor grad, int dim) -> ()", tags);
 }
 
@@ -173,6 +188,10 @@ void register_public_operators(torch::Library& m) {
   m.impl("logsumexp", &public_operator::logsumexp);
   m.impl("logsumexp.float", &public_operator::logsumexp_float);
   m.impl("cross_entropy", &public_operator::cross_entropy);
+  m.impl("cross_entropy.float", &public_operator::cross_entropy_float);
+  m.impl("cross_entropy_with_logsumexp", &public_operator::cross_entropy_with_logsumexp);
+  m.impl(
+      "cross_entropy_with_logsumexp.float", &public_operator::cross_entropy_with_logsumexp_float);
 }
 
 }  // namespace softmax_ext
@@ -187,14 +206,15 @@ SOFTMAX_EXT_LIBRARY_IMPL(CompositeImplicitAutograd, m) {
   m.impl("_softmax_backward.out", &public_operator::softmax_backward_out);
   m.impl("_log_softmax_backward.out", &public_operator::log_softmax_backward_out);
 }
-// What has an output is not differentiated, and says so (public_operators.cpp).
+// What has an output is not differentiated, and says so (public_operators.cpp); nor are classes.
 SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
   for (const char* const name :
        {"_softmax_into",
         "_log_softmax_into",
         "_softmax_backward_into",
         "_log_softmax_backward_into",
-        "_scale_gradient"})
+        "_scale_gradient",
+        "_class_indices"})
     m.impl(name, torch::CppFunction::makeFallthrough());
 }
 SOFTMAX_EXT_LIBRARY_IMPL(FuncTorchBatchedDecomposition, m) {
@@ -218,4 +238,5 @@ SOFTMAX_EXT_LIBRARY_IMPL(Meta, m) {
   m.impl("_cross_entropy_with_gradient", &outputs::cross_entropy_with_gradient);
   m.impl("_cross_entropy_in_place", &outputs::cross_entropy_in_place);
   m.impl("_scale_gradient", &outputs::scale_gradient);
+  m.impl("_class_indices", &outputs::class_indices);
 }

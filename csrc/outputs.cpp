@@ -561,6 +561,35 @@ Tensor cross_entropy_backward(
   return empty_like_sizes(self, self.scalar_type());
 }
 
+void check_input(const char* op, const Tensor& self) { check_element_type(op, "input", self); }
+
+void check_probability_target(const char* op, const Tensor& self, const Tensor& target) {
+  check_same_device(op, "target", target, self);
+  TORCH_CHECK(
+      target.dim() == self.dim(),
+      op,
+      ": expected class indices of dtype int64, int32 or uint8 as target, or probabilities of shape ",
+      self.sym_sizes(),
+      ", got ",
+      target.scalar_type(),
+      " of shape ",
+      target.sym_sizes());
+  check_sizes(op, "target of probabilities", target, self.sym_sizes());
+}
+
+void check_class_weight(const char* op, const Tensor& self, const Tensor& weight, int64_t dim) {
+  check_same_device(op, "weight", weight, self);
+  check_element_type(op, "weight", weight);
+  check_sizes(op, "weight", weight, self.sym_sizes().slice(dim, 1), ", one per class");
+}
+
+Tensor class_indices(
+    const Tensor& self, const Tensor& target, int64_t dim, c10::SymInt ignore_index) {
+  const char* const op = "cross_entropy";
+  check_target(op, self, target, wrapped_dim(op, dim, self.dim()));
+  return empty_of(self, target.sym_sizes(), at::kLong);
+}
+
 void scale_gradient(const Tensor& gradient, const Tensor& grad, int64_t dim) {
   const char* const op = "scale_gradient";
   dim = wrapped_dim(op, dim, gradient.dim());

@@ -41,6 +41,11 @@ void check_normalized_backward(
     int64_t dim,
     at::ScalarType out);
 
+// What cross_entropy asks of its logits, of a target of probabilities, and of weights of classes.
+void check_input(const char* op, const Tensor& self);
+void check_probability_target(const char* op, const Tensor& self, const Tensor& target);
+void check_class_weight(const char* op, const Tensor& self, const Tensor& weight, int64_t dim);
+
 signature::Normalize softmax, log_softmax, logsumexp;
 signature::NormalizeBackward softmax_backward, log_softmax_backward;
 // These count the write as one (Tensor._version).
@@ -52,6 +57,7 @@ signature::CrossEntropy cross_entropy, cross_entropy_in_place;
 signature::CrossEntropyWithGradient cross_entropy_with_gradient;
 signature::CrossEntropyBackward cross_entropy_backward;
 signature::ScaleGradient scale_gradient;
+signature::ClassIndices class_indices;
 
 }  // namespace outputs
 }  // namespace softmax_ext

@@ -58,6 +58,7 @@ inline constexpr Operator<"softmax_ext::_cross_entropy_with_gradient", CrossEntr
 inline constexpr Operator<"softmax_ext::_cross_entropy_in_place", CrossEntropy>
     cross_entropy_in_place;
 inline constexpr Operator<"softmax_ext::_scale_gradient", ScaleGradient> scale_gradient;
+inline constexpr Operator<"softmax_ext::_class_indices", ClassIndices> class_indices;
 
 }  // namespace primitive
 }  // namespace softmax_ext

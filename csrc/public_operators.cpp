@@ -1,6 +1,5 @@
 #include "csrc/public_operators.h"
 
-#include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/native/Resize.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
@@ -242,23 +241,6 @@ Tensor& gradient_to_out(
       });
 }
 
-// Whether the logits can be overwritten by their gradient.
-bool is_in_place(const Tensor& self) {
-  constexpr c10::DispatchKeySet kTransformed{
-      c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::FuncTorchBatched};
-  TORCH_CHECK(
-      !self.key_set().has_any(kTransformed),
-      "cross_entropy: gradient='inplace' overwrites the logits, which torch.func needs; "
-      "use 'forward' or 'recompute'");
-  // What traces a call keeps no memory to overwrite.
-  if (at::isTensorSubclassLike(self)) return false;
-  TORCH_CHECK(
-      !self.is_leaf(),
-      "cross_entropy: gradient='inplace' overwrites the logits, but they are a leaf that requires "
-      "grad; expected the result of another operator");
-  return true;
-}
-
 }  // namespace
 
 Tensor softmax(
@@ -364,55 +346,6 @@ Tensor logsumexp(
 Tensor logsumexp_float(const Tensor& self, at::IntArrayRef dim, bool keepdim, double temperature) {
   TORCH_CHECK_VALUE(temperature > 0, "logsumexp: expected a temperature > 0, got ", temperature);
   return logsumexp_over(self, dim, keepdim, std::nullopt, 1 / temperature);
-}
-
-Tensor cross_entropy(
-    const Tensor& self,
-    const Tensor& target,
-    const optional<Tensor>& weight,
-    int64_t reduction,
-    c10::SymInt ignore_index,
-    double label_smoothing,
-    std::string_view gradient) {
-  TORCH_CHECK_VALUE(
-      gradient == "recompute" || gradient == "forward" || gradient == "inplace",
-      "cross_entropy: expected gradient 'recompute', 'forward' or 'inplace', got '",
-      gradient,
-      "'");
-  TORCH_CHECK(
-      0 <= label_smoothing && label_smoothing <= 1,
-      "cross_entropy: expected label_smoothing in [0, 1], got ",
-      label_smoothing);
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      label_smoothing == 0, "cross_entropy: label_smoothing is not implemented yet");
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      !weight || !weight->defined(), "cross_entropy: weight is not implemented yet");
-  TORCH_CHECK(
-      self.dim() > 0,
-      "cross_entropy: expected an input of shape [C] or [N, C, ...], got a 0-d tensor");
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      !(target.is_floating_point() && target.dim() == self.dim()),
-      "cross_entropy: probability targets are not implemented yet; expected class indices");
-  // As torch, one sample may come with its target in a tensor of one element.
-  const bool is_one_sample = self.dim() == 1;
-  const Tensor classes = is_one_sample && target.dim() == 1 ? target.squeeze(0) : target;
-  const int64_t dim = is_one_sample ? 0 : 1;
-  if (!is_one_sample && classes.dim() > 0)
-    TORCH_CHECK_VALUE(
-        classes.sym_size(0).sym_eq(self.sym_size(0)).guard_or_true(__FILE__, __LINE__),
-        "cross_entropy: expected a target for each of the ",
-        self.sym_size(0),
-        " samples, got ",
-        classes.sym_size(0));
-
-  if (gradient == "recompute" || !(self.requires_grad() && c10::GradMode::is_enabled()))
-    return std::get<0>(
-        primitive::cross_entropy(self, classes, dim, reduction, /*leading=*/0, ignore_index));
-  if (gradient == "inplace" && is_in_place(self))
-    return std::get<0>(primitive::cross_entropy_in_place(
-        self, classes, dim, reduction, /*leading=*/0, ignore_index));
-  return std::get<0>(primitive::cross_entropy_with_gradient(
-      self, classes, dim, reduction, /*leading=*/0, ignore_index));
 }
 
 }  // namespace softmax_ext::public_operator

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <tuple>
 
 namespace softmax_ext::public_operator {
 
@@ -72,6 +73,18 @@ Tensor& log_softmax_backward_out(
 Tensor logsumexp(
     const Tensor& self, at::IntArrayRef dim, bool keepdim, const optional<Tensor>& temperature);
 Tensor logsumexp_float(const Tensor& self, at::IntArrayRef dim, bool keepdim, double temperature);
+
+// cross_entropy's options but for the temperature; their meaning is in public_losses.cpp.
+struct LossOptions {
+  optional<Tensor> weight;
+  int64_t reduction;
+  c10::SymInt ignore_index;
+  double label_smoothing;
+  optional<double> softcap;
+  double z_loss;
+  std::string_view empty;
+  std::string_view gradient = "recompute";
+};
 Tensor cross_entropy(
     const Tensor& self,
     const Tensor& target,
@@ -79,6 +92,44 @@ Tensor cross_entropy(
     int64_t reduction,
     c10::SymInt ignore_index,
     double label_smoothing,
+    const optional<Tensor>& temperature,
+    optional<double> softcap,
+    double z_loss,
+    std::string_view empty,
     std::string_view gradient);
+Tensor cross_entropy_float(
+    const Tensor& self,
+    const Tensor& target,
+    const optional<Tensor>& weight,
+    int64_t reduction,
+    c10::SymInt ignore_index,
+    double label_smoothing,
+    double temperature,
+    optional<double> softcap,
+    double z_loss,
+    std::string_view empty,
+    std::string_view gradient);
+std::tuple<Tensor, Tensor> cross_entropy_with_logsumexp(
+    const Tensor& self,
+    const Tensor& target,
+    const optional<Tensor>& weight,
+    int64_t reduction,
+    c10::SymInt ignore_index,
+    double label_smoothing,
+    const optional<Tensor>& temperature,
+    optional<double> softcap,
+    double z_loss,
+    std::string_view empty);
+std::tuple<Tensor, Tensor> cross_entropy_with_logsumexp_float(
+    const Tensor& self,
+    const Tensor& target,
+    const optional<Tensor>& weight,
+    int64_t reduction,
+    c10::SymInt ignore_index,
+    double label_smoothing,
+    double temperature,
+    optional<double> softcap,
+    double z_loss,
+    std::string_view empty);
 
 }  // namespace softmax_ext::public_operator

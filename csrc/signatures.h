@@ -90,6 +90,10 @@ using CrossEntropyBackward = Tensor(
     int64_t reduction,
     c10::SymInt ignore_index);
 
+// The targets as int64, 0 in ignored rows: each is a class of `self`.
+using ClassIndices =
+    Tensor(const Tensor& self, const Tensor& target, int64_t dim, c10::SymInt ignore_index);
+
 // `gradient` times what came for its loss, in place.
 using ScaleGradient = void(const Tensor& gradient, const Tensor& grad, int64_t dim);
 

@@ -11,8 +11,18 @@ using OfNumber = Tensor(const Tensor&, int64_t, optional<at::ScalarType>, double
 using ReductionOfTensor =
     Tensor(const Tensor&, at::IntArrayRef, bool keepdim, const optional<Tensor>& temperature);
 using ReductionOfNumber = Tensor(const Tensor&, at::IntArrayRef, bool keepdim, double temperature);
-using Loss =
-    Tensor(const Tensor&, const Tensor&, const optional<Tensor>&, int64_t, c10::SymInt, double);
+using Loss = Tensor(
+    const Tensor&,
+    const Tensor&,
+    const optional<Tensor>&,
+    int64_t,
+    c10::SymInt,
+    double,
+    const optional<Tensor>&,
+    optional<double>,
+    double,
+    std::string_view,
+    std::string_view);
 
 }  // namespace
 
@@ -53,14 +63,19 @@ Tensor logsumexp(const Tensor& input, at::IntArrayRef dim, bool keepdim, double 
 }
 
 Tensor cross_entropy(
-    const Tensor& input,
-    const Tensor& target,
-    const optional<Tensor>& weight,
-    int64_t reduction,
-    c10::SymInt ignore_index,
-    double label_smoothing) {
+    const Tensor& input, const Tensor& target, const CrossEntropyOptions& options) {
   return Operator<"softmax_ext::cross_entropy", Loss>()(
-      input, target, weight, reduction, std::move(ignore_index), label_smoothing);
+      input,
+      target,
+      options.weight,
+      options.reduction,
+      options.ignore_index,
+      options.label_smoothing,
+      options.temperature,
+      options.softcap,
+      options.z_loss,
+      options.empty,
+      options.gradient);
 }
 
 }  // namespace softmax_ext

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string_view>
 
 #define SOFTMAX_EXT_API __attribute__((visibility("default")))
 
@@ -50,16 +51,25 @@ SOFTMAX_EXT_API Tensor logsumexp(
 SOFTMAX_EXT_API Tensor
 logsumexp(const Tensor& input, at::IntArrayRef dim, bool keepdim, double temperature);
 
-// −log softmax(input)[target], in nats. `input` is [N, C, …] or [C], `target` class indices (int64,
-// int32, uint8) of shape [N, …] or [], in [0, C) or `ignore_index`. `reduction`: 0 none, 1 mean
-// over the rows that are not ignored, 2 sum. float64 for float64 input, else float32.
-SOFTMAX_EXT_API Tensor cross_entropy(
-    const Tensor& input,
-    const Tensor& target,
-    const optional<Tensor>& weight = std::nullopt,
-    int64_t reduction = 1,
-    c10::SymInt ignore_index = -100,
-    double label_smoothing = 0.0);
+// The options of cross_entropy, as in the Python package; the defaults are torch's.
+struct CrossEntropyOptions {
+  optional<Tensor> weight;  // one per class
+  int64_t reduction = 1;    // 0 none, 1 mean over the rows that are not ignored, 2 sum
+  c10::SymInt ignore_index = -100;
+  double label_smoothing = 0.0;
+  optional<Tensor>
+      temperature;  // broadcasts against the input, with size 1 in the dim of the classes
+  optional<double> softcap;
+  double z_loss = 0.0;
+  std::string_view empty = "nan";           // the mean over no row; or "zero"
+  std::string_view gradient = "recompute";  // or "forward", "inplace"
+};
+
+// −log softmax(input)[target], in nats. `input` is [N, C, …] or [C]; `target` class indices (int64,
+// int32, uint8) of shape [N, …] or [], in [0, C) or ignore_index, or probabilities of the input's
+// shape. float64 for float64 input, else float32.
+SOFTMAX_EXT_API Tensor
+cross_entropy(const Tensor& input, const Tensor& target, const CrossEntropyOptions& options = {});
 
 }  // namespace softmax_ext
 

@@ -1,7 +1,9 @@
+#include <ATen/ops/_assert_async.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ne.h>
 
+#include <algorithm>
 #include <tuple>
 
 #include "csrc/element_type.h"
@@ -168,7 +170,7 @@ Tensor cross_entropy_backward(
   dim = wrapped_dim("cross_entropy_backward", dim, self.dim());
   RowsCall call(self, dim, self.scalar_type(), self.scalar_type());
   Tensor grads = grad;
-  if (reduction == Reduction::mean) grads = grad / count.to(grad.scalar_type());
+  if (reduction == Reduction::mean) grads = grad.div(count.to(grad.scalar_type()));
   call.finish(launch_cross_entropy_backward(
       call.problem(),
       call.logits(self),
@@ -178,6 +180,20 @@ Tensor cross_entropy_backward(
       call.row_numbers(statistics.select(0, 1)),
       call.logits_result(grad_input)));
   return grad_input;
+}
+
+Tensor class_indices(
+    const Tensor& self, const Tensor& target, int64_t dim, c10::SymInt symbolic_ignore_index) {
+  outputs::class_indices(self, target, dim, symbolic_ignore_index);
+  dim = wrapped_dim("cross_entropy", dim, self.dim());
+  const Tensor classes = target.to(at::kLong);
+  const Tensor ignored = classes.eq(symbolic_ignore_index.expect_int());
+  const Tensor indices = classes.masked_fill(ignored, 0).contiguous();
+  // An assertion of the device.
+  at::_assert_async(
+      indices.ge(0).logical_and(indices.lt(self.size(dim))).logical_or(ignored).all(),
+      "cross_entropy: expected targets in [0, classes) or ignore_index");
+  return indices.clamp(0, std::max<int64_t>(self.size(dim) - 1, 0));
 }
 
 void scale_gradient(const Tensor& gradient, const Tensor& grad, int64_t dim) {
@@ -214,5 +230,6 @@ SOFTMAX_EXT_LIBRARY_IMPL(CUDA, m) {
   m.impl("_cross_entropy_with_gradient", &softmax_ext::cuda::cross_entropy_with_gradient);
   m.impl("_cross_entropy_in_place", &softmax_ext::cuda::cross_entropy_in_place);
   m.impl("_cross_entropy_backward", &softmax_ext::cuda::cross_entropy_backward);
+  m.impl("_class_indices", &softmax_ext::cuda::class_indices);
   m.impl("_scale_gradient", &softmax_ext::cuda::scale_gradient);
 }

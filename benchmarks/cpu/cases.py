@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +116,32 @@ def logsumexp(group: str, shape: tuple[int, int], dtype: torch.dtype, **options)
     return Case(f"logsumexp, {group}", shape, dtype, make, **options)
 
 
-def cross_entropy(group: str, shape: tuple[int, int], dtype: torch.dtype, *, backward: bool, **options) -> Case:
+def in_place(target: Tensor) -> Callable[[Tensor], object]:
+    """A step that overwrites its logits by their gradient. The next one is on that gradient: other numbers, the same
+    work."""
+
+    def step(x: Tensor) -> object:
+        logits = _Logits.apply(x)
+        return torch.autograd.grad(softmax_ext.cross_entropy(logits, target, gradient="inplace"), logits)
+
+    return step
+
+
+class _Logits(torch.autograd.Function):
+    """The memory of a leaf as the result of an operator, which may be overwritten."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad
+
+
+def cross_entropy(
+    group: str, shape: tuple[int, int], dtype: torch.dtype, *, backward: bool, way: str = "recompute", **options
+) -> Case:
     def make(compiles: bool) -> dict[str, Function]:
         x = torch.randn(shape).to(dtype).requires_grad_(backward)
         target = torch.randint(shape[1], shape[:1])
@@ -123,7 +149,9 @@ def cross_entropy(group: str, shape: tuple[int, int], dtype: torch.dtype, *, bac
         def step(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], object]:
             return lambda x: torch.autograd.grad(loss(x, target), x) if backward else loss(x, target)
 
-        functions = {"ours": step(softmax_ext.cross_entropy), "eager": step(F.cross_entropy)}
+        functions = {"ours": step(partial(softmax_ext.cross_entropy, gradient=way)), "eager": step(F.cross_entropy)}
+        if way == "inplace":
+            functions["ours"] = in_place(target)
         if compiles:
             functions[COMPILED] = step(compiled(F.cross_entropy))
         result = {name: (lambda f=f: f(x)) for name, f in functions.items()}
@@ -132,6 +160,8 @@ def cross_entropy(group: str, shape: tuple[int, int], dtype: torch.dtype, *, bac
         return result
 
     what = "cross-entropy forward and backward" if backward else "cross-entropy forward"
+    if way != "recompute":
+        what += ", gradient in forward" if way == "forward" else ", in place"
     return Case(f"{what}, {group}", shape, dtype, make, **options)
 
 
@@ -201,5 +231,10 @@ def table() -> Iterator[Case]:
     for shape in ((2048, 32000), (256, 128256)):
         yield cross_entropy("vocabulary", shape, FP32, backward=False, bars=(5.0, 1.25))
         yield cross_entropy("vocabulary", shape, FP32, backward=True, bars=(4.5, 2.4))
+    yield cross_entropy("medium", (4096, 1000), FP32, backward=True, way="forward", bars=(3.6, 3.6), is_quick=True)
+    yield cross_entropy("medium", (1024, 4096), FP32, backward=True, way="forward", bars=(3.6, 3.6))
+    for shape in ((2048, 32000), (256, 128256)):
+        yield cross_entropy("vocabulary", shape, FP32, backward=True, way="forward", bars=(7.0, 3.7))
+        yield cross_entropy("vocabulary", shape, FP32, backward=True, way="inplace", bars=(12, 6.5))
     yield cross_entropy("medium", (4096, 1000), BF16, backward=True, bars=(2.4, 2.8))
     yield cross_entropy("vocabulary", (256, 128256), BF16, backward=True, bars=(4.5, 2.9))

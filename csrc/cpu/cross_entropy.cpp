@@ -493,6 +493,20 @@ Tensor cross_entropy_backward(
   return grad_input;
 }
 
+Tensor class_indices(
+    const Tensor& self, const Tensor& target, int64_t dim, c10::SymInt symbolic_ignore_index) {
+  const Tensor indices = outputs::class_indices(self, target, dim, symbolic_ignore_index);
+  const int64_t ignore_index = symbolic_ignore_index.expect_int();
+  const Tensor targets = target.to(at::kLong).contiguous();
+  check_targets(
+      targets, Rows::of(self, wrapped_dim("cross_entropy", dim, self.dim())), ignore_index);
+  const int64_t* const classes = targets.const_data_ptr<int64_t>();
+  int64_t* const index = indices.mutable_data_ptr<int64_t>();
+  for (int64_t row = 0; row < targets.numel(); ++row)
+    index[row] = classes[row] == ignore_index ? 0 : classes[row];
+  return indices;
+}
+
 void scale_gradient(const Tensor& gradient, const Tensor& grad, int64_t dim) {
   outputs::scale_gradient(gradient, grad, dim);
   if (gradient.numel() == 0) return;
@@ -515,5 +529,6 @@ SOFTMAX_EXT_LIBRARY_IMPL(CPU, m) {
   m.impl("_cross_entropy_with_gradient", &softmax_ext::cpu::cross_entropy_with_gradient);
   m.impl("_cross_entropy_in_place", &softmax_ext::cpu::cross_entropy_in_place);
   m.impl("_cross_entropy_backward", &softmax_ext::cpu::cross_entropy_backward);
+  m.impl("_class_indices", &softmax_ext::cpu::class_indices);
   m.impl("_scale_gradient", &softmax_ext::cpu::scale_gradient);
 }

@@ -9,12 +9,21 @@ _library.load()
 
 from softmax_ext import _vmap, nn  # noqa: E402, F401  (they need the operators)
 from softmax_ext._library import __version__, cmake_prefix_path, include_dir, info, library_path  # noqa: E402
-from softmax_ext.functional import cross_entropy, log_softmax, logsumexp, softmax  # noqa: E402
+from softmax_ext.functional import (  # noqa: E402
+    causal_lm_loss,
+    cross_entropy,
+    cross_entropy_with_logsumexp,
+    log_softmax,
+    logsumexp,
+    softmax,
+)
 
 __all__ = [
     "__version__",
+    "causal_lm_loss",
     "cmake_prefix_path",
     "cross_entropy",
+    "cross_entropy_with_logsumexp",
     "include_dir",
     "info",
     "library_path",

@@ -96,6 +96,13 @@ def _cross_entropy_backward_rule(info, in_dims, grad, self, target, count, stati
     )
 
 
+def _class_indices_rule(info, in_dims, self, target, dim, ignore_index):
+    rank = _rank(self, in_dims[0])
+    self = _expanded(_batch_first(self, in_dims[0], rank), info.batch_size)
+    target = _expanded(_batch_first(target, in_dims[1], rank - 1), info.batch_size)
+    return _primitives._class_indices(self, target, _shifted_dim("_class_indices", dim, rank), ignore_index), 0
+
+
 for _name in (
     "_softmax",
     "_softmax_backward",
@@ -108,3 +115,4 @@ for _name in (
 for _name in ("_cross_entropy", "_cross_entropy_with_gradient"):
     torch.library.register_vmap(f"softmax_ext::{_name}", _cross_entropy_rule(_name))
 torch.library.register_vmap("softmax_ext::_cross_entropy_backward", _cross_entropy_backward_rule)
+torch.library.register_vmap("softmax_ext::_class_indices", _class_indices_rule)

@@ -13,7 +13,9 @@ _softmax_out, _softmax_float_out = _ops.softmax.out, _ops.softmax.float_out
 _log_softmax, _log_softmax_float = _ops.log_softmax.default, _ops.log_softmax.float
 _log_softmax_out, _log_softmax_float_out = _ops.log_softmax.out, _ops.log_softmax.float_out
 _logsumexp, _logsumexp_float = _ops.logsumexp.default, _ops.logsumexp.float
-_cross_entropy = _ops.cross_entropy.default
+_cross_entropy, _cross_entropy_float = _ops.cross_entropy.default, _ops.cross_entropy.float
+_cross_entropy_with_logsumexp = _ops.cross_entropy_with_logsumexp.default
+_cross_entropy_with_logsumexp_float = _ops.cross_entropy_with_logsumexp.float
 
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
@@ -153,10 +155,21 @@ def cross_entropy(
 
     Args:
         input: Logits ``[N, C]``, ``[N, C, …]`` or, for one sample, ``[C]``; float64, float32, bfloat16 or float16.
-        target: Class indices ``[N]``, ``[N, …]`` or ``[]`` in ``[0, C)`` or ``ignore_index``; int64, int32 or uint8.
-        ignore_index: Rows with this target have loss 0 and gradient 0, whatever their logits are.
+        target: Class indices ``[N]``, ``[N, …]`` or ``[]`` in ``[0, C)`` or ``ignore_index``; int64, int32 or uint8. Or
+            probabilities of ``input``'s shape, of a floating-point dtype; their gradient is made too.
+        weight: One number per class, ``[C]``; of any floating-point dtype.
         size_average, reduce: Deprecated in torch; they choose ``reduction`` as there.
-        reduction: ``"mean"`` over the rows that are not ignored, ``"sum"``, or ``"none"`` for one loss per row.
+        ignore_index: Rows with this target have loss 0 and gradient 0, whatever their logits are. Not for
+            probabilities.
+        reduction: ``"mean"`` over the rows that are not ignored, each counted by its class's weight (with
+            probabilities: over all rows); ``"sum"``, or ``"none"`` for one loss per row.
+        label_smoothing: e in [0, 1]: the share of the target that is spread over all classes.
+        temperature: T. A number, or a tensor that broadcasts against ``input`` with size 1 in the dim of the classes; a
+            tensor is differentiable. As for :func:`softmax`.
+        softcap: s > 0: logits become ``s · tanh(x/s)`` first, before the temperature.
+        z_loss: z ≥ 0: ``z · lse²`` is added to the loss of each row that is not ignored, with lse its log-sum-exp. It
+            keeps logits from drifting.
+        empty: What the mean over no row is: ``"nan"`` as in torch, or ``"zero"``; its gradient is 0 either way.
         gradient: How backward has the gradient of the logits, if they require one.
 
             - ``"recompute"`` keeps ``input`` and two numbers per row, and makes it from those. The least work where
@@ -168,33 +181,112 @@ def cross_entropy(
               there is. For logits that nothing else needs, such as the output of a linear layer. Whoever does need
               them for backward raises, as does a second backward, forward mode, ``create_graph`` and ``torch.func``;
               ``input`` must not be a leaf. Under :func:`torch.compile` it is ``"forward"``.
-        weight, label_smoothing, temperature, softcap, z_loss, empty: Not implemented yet; only their defaults are
-            accepted.
+
+            Beside class indices, ``ignore_index``, ``reduction`` and ``empty``, an option makes it ``"recompute"``.
 
     Returns:
-        float64 for float64 logits, else float32 (torch: the dtype of the logits). The mean over no row is NaN, with
-        gradient 0.
+        float64 for float64 logits, else float32 (torch: the dtype of the logits).
 
     Raises:
-        IndexError: a target is neither a class nor ``ignore_index`` (CPU).
-        ValueError: the batch sizes differ, or ``reduction`` or ``gradient`` is unknown.
+        IndexError: a target is neither a class nor ``ignore_index`` (CPU; on CUDA an assertion of the device).
+        ValueError: the batch sizes differ, or an option is not one of the above.
         RuntimeError: other shapes or dtypes do not match the above.
-        NotImplementedError: an option that is not implemented yet.
+
+    Class indices with ``weight``, ``z_loss`` or neither take one pass, without memory of the logits' size but for the
+    gradient. The other options are made of :func:`log_softmax`, and take some. A class of probability or weight 0 adds
+    nothing even where its logit is −inf (torch: NaN).
 
     >>> cross_entropy(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0]))
     tensor(0.4076)
+    >>> cross_entropy(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[0.5, 0.5, 0.0]]))
+    tensor(0.9076)
     """
-    options = {
-        "temperature": (temperature, None),
-        "softcap": (softcap, None),
-        "z_loss": (z_loss, 0),
-        "empty": (empty, "nan"),
-    }
-    for name, (value, default) in options.items():
-        if value is not default and value != default:
-            raise NotImplementedError(f"cross_entropy: {name} is not implemented yet")
+    reduction = _reduction("cross_entropy", reduction, size_average, reduce)
+    arguments = (input, target, weight, reduction, ignore_index, label_smoothing, temperature)
+    if temperature is None or isinstance(temperature, Tensor):
+        return _cross_entropy(*arguments, softcap, z_loss, empty, gradient)
+    return _cross_entropy_float(*arguments, softcap, z_loss, empty, gradient)
+
+
+def cross_entropy_with_logsumexp(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    temperature: float | Tensor | None = None,
+    softcap: float | None = None,
+    z_loss: float = 0,
+    empty: str = "nan",
+) -> tuple[Tensor, Tensor]:
+    """:func:`cross_entropy`, and the log-sum-exp of each row's logits, as softcap and temperature leave them.
+
+    Returns:
+        The loss, and the log-sum-exp ``[N, …]`` in the loss's dtype, 0 in ignored rows. Both are differentiable.
+
+    >>> cross_entropy_with_logsumexp(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0]))
+    (tensor(0.4076), tensor([2.4076]))
+    """
+    reduction = _reduction("cross_entropy_with_logsumexp", reduction, size_average, reduce)
+    arguments = (input, target, weight, reduction, ignore_index, label_smoothing, temperature)
+    if temperature is None or isinstance(temperature, Tensor):
+        return _cross_entropy_with_logsumexp(*arguments, softcap, z_loss, empty)
+    return _cross_entropy_with_logsumexp_float(*arguments, softcap, z_loss, empty)
+
+
+def causal_lm_loss(
+    logits: Tensor,
+    labels: Tensor,
+    num_items_in_batch: int | Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    **options: object,
+) -> Tensor:
+    """The loss of a causal language model: the logits at each position against the label of the next one.
+
+    The labels are shifted, and padded with ``ignore_index``; the logits are read where they are.
+
+    Args:
+        logits: ``[…, length, vocabulary]``.
+        labels: ``[…, length]``: int64, int32 or uint8, those of the positions themselves.
+        num_items_in_batch: What the sum of the losses is divided by, such as the labels of all batches that gradients
+            are accumulated over; their own number if None.
+        ignore_index: Labels that count for nothing. It must be a value of the labels' dtype.
+        options: Those of :func:`cross_entropy`, but for ``reduction``.
+
+    Raises:
+        ValueError: ``labels`` is not of the shape of ``logits`` without its last dim.
+
+    >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
+    >>> causal_lm_loss(logits, torch.tensor([[1, 0, 1]]))
+    tensor(0.2201)
+    """
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"causal_lm_loss: expected labels of shape {list(logits.shape[:-1])} for logits of shape "
+            f"{list(logits.shape)}, got {list(labels.shape)}"
+        )
+    following = torch.nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
+    reduction = "mean" if num_items_in_batch is None else "sum"
+    loss = cross_entropy(
+        logits.reshape(-1, logits.shape[-1]),
+        following.reshape(-1),
+        ignore_index=ignore_index,
+        reduction=reduction,
+        **options,
+    )
+    if num_items_in_batch is None:
+        return loss
+    return loss / (num_items_in_batch.to(loss.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch)
+
+
+def _reduction(name: str, reduction: str, size_average: bool | None, reduce: bool | None) -> int:
     if size_average is not None or reduce is not None:
         reduction = torch.nn._reduction.legacy_get_string(size_average, reduce)
     if reduction not in _REDUCTIONS:
-        raise ValueError(f"cross_entropy: expected reduction 'none', 'mean' or 'sum', got {reduction!r}")
-    return _cross_entropy(input, target, weight, _REDUCTIONS[reduction], ignore_index, label_smoothing, gradient)
+        raise ValueError(f"{name}: expected reduction 'none', 'mean' or 'sum', got {reduction!r}")
+    return _REDUCTIONS[reduction]

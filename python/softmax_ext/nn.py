@@ -75,11 +75,8 @@ class LogSoftmax(torch.nn.LogSoftmax):
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
-    """:func:`softmax_ext.cross_entropy` as a module, with the constructor of :class:`torch.nn.CrossEntropyLoss`.
-
-    ``weight`` and ``label_smoothing`` are not implemented yet: other values than their defaults raise
-    :class:`NotImplementedError`.
-    """
+    """:func:`softmax_ext.cross_entropy` as a module, with the constructor of :class:`torch.nn.CrossEntropyLoss` and the
+    options of the function. ``temperature`` as for :class:`Softmax`."""
 
     def __init__(
         self,
@@ -89,18 +86,45 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         reduce: bool | None = None,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
+        *,
+        temperature: float | Tensor | None = None,
+        softcap: float | None = None,
+        z_loss: float = 0.0,
+        empty: str = "nan",
+        gradient: str = "recompute",
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
-        if weight is not None:
-            raise NotImplementedError("CrossEntropyLoss: weight is not implemented yet")
-        if label_smoothing != 0:
-            raise NotImplementedError("CrossEntropyLoss: label_smoothing is not implemented yet")
         _reduction_code(self.reduction)
+        _check_choice("empty", empty, ["nan", "zero"])
+        _check_choice("gradient", gradient, ["recompute", "forward", "inplace"])
+        _set_temperature(self, temperature)
+        self.softcap = None if softcap is None else float(softcap)
+        self.z_loss = float(z_loss)
+        self.empty = empty
+        self.gradient = gradient
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """``input``: logits ``[N, C, …]`` or ``[C]``; ``target``: class indices ``[N, …]`` or ``[]``."""
-        reduction = _reduction_code(self.reduction)
-        return torch.ops.softmax_ext.cross_entropy(input, target, None, reduction, self.ignore_index, 0.0)
+        """``input``: logits ``[N, C, …]`` or ``[C]``; ``target``: class indices ``[N, …]`` or ``[]``, or probabilities
+        of ``input``'s shape."""
+        return torch.ops.softmax_ext.cross_entropy(
+            input,
+            target,
+            self.weight,
+            _reduction_code(self.reduction),
+            self.ignore_index,
+            self.label_smoothing,
+            self.temperature,
+            self.softcap,
+            self.z_loss,
+            self.empty,
+            self.gradient,
+        )
+
+
+def _check_choice(name: str, value: str, choices: list[str]) -> None:
+    if value not in choices:
+        *first, last = (repr(choice) for choice in choices)
+        raise ValueError(f"CrossEntropyLoss: expected {name} {', '.join(first)} or {last}, got {value!r}")
 
 
 def _reduction_code(reduction: str) -> int:

@@ -57,6 +57,15 @@ TEST(Api, CrossEntropyHasTorchsValueAndGradient) {
   const Tensor target = at::tensor({0, 3, -100, 6}, at::kLong);
   expect_equal_with_gradients(
       softmax_ext::cross_entropy(x, target), at::cross_entropy_loss(x, target), x);
+  expect_equal_with_gradients(
+      softmax_ext::cross_entropy(x * 1, target, {.gradient = "inplace"}),
+      at::cross_entropy_loss(x, target),
+      x);
+  const Tensor weight = at::arange(1, 8, at::kDouble);
+  expect_equal_with_gradients(
+      softmax_ext::cross_entropy(x, target, {.weight = weight, .label_smoothing = 0.1}),
+      at::cross_entropy_loss(x, target, weight, at::Reduction::Mean, -100, 0.1),
+      x);
 }
 
 TEST(Api, ErrorsAreTorchsClasses) {

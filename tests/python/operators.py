@@ -100,6 +100,9 @@ class Case:
         arguments = {**self.arguments, **self._options(temperature)}
         if "reduction" in arguments:
             arguments["reduction"] = REDUCTIONS[arguments["reduction"]]
+        if self.operator.name == "cross_entropy" and isinstance(self.temperature, float):
+            defaults = {"weight": None, "reduction": 1, "ignore_index": -100, "label_smoothing": 0.0}
+            arguments = {**defaults, **arguments}  # it comes after these in the schema, and has no default there
         packet = getattr(ops, self.operator.name)
         return packet.float if isinstance(self.temperature, float) else packet.default, (logits,), arguments
 
@@ -204,6 +207,9 @@ LOGSUMEXP_CASES = (
 SOME_IGNORED = torch.tensor([2, -100, 0, 3])
 IMAGES = {"target": torch.tensor([[[1, 2], [0, 0]], [[-1, 1], [2, -1]]]), "ignore_index": -1}
 
+CLASS_WEIGHTS = torch.tensor([1.5, 0.5, 2.0, 0.25, 1.0], dtype=torch.float64)
+PROBS = torch.softmax(torch.arange(15.0, dtype=torch.float64).reshape(3, 5).sin(), 1)
+
 CROSS_ENTROPY_CASES = (
     ("unbatched", (5,), {"target": torch.tensor(3)}),
     ("unbatched with a target of one element", (5,), {"target": torch.tensor([3]), "reduction": "none"}),
@@ -216,6 +222,35 @@ CROSS_ENTROPY_CASES = (
     ("mean of images", (2, 3, 2, 2), IMAGES),
     ("losses of images", (2, 3, 2, 2), {**IMAGES, "reduction": "none"}),
     ("no row", (0, 3), {"target": torch.empty(0).long(), "reduction": "none"}),
+    ("mean over no row that is 0", (2, 3), {"target": torch.tensor([-100, -100]), "empty": "zero"}),
+    ("weights", (4, 5), {"target": SOME_IGNORED, "weight": CLASS_WEIGHTS}),
+    ("losses with weights of images", (2, 3, 2, 2), {**IMAGES, "weight": CLASS_WEIGHTS[:3], "reduction": "none"}),
+    ("smoothing", (4, 5), {"target": SOME_IGNORED, "label_smoothing": 0.1}),
+    ("smoothing with weights", (4, 5), {"target": SOME_IGNORED, "label_smoothing": 0.3, "weight": CLASS_WEIGHTS}),
+    ("probabilities", (3, 5), {"target": PROBS}),
+    (
+        "smoothed probabilities with weights",
+        (3, 5),
+        {"target": PROBS, "label_smoothing": 0.3, "weight": CLASS_WEIGHTS, "reduction": "sum"},
+    ),
+    ("probabilities of one sample", (5,), {"target": PROBS[0]}),
+    ("softcap", (4, 5), {"target": SOME_IGNORED, "softcap": 1.5}),
+    ("z-loss", (4, 5), {"target": SOME_IGNORED, "z_loss": 0.1}),
+    ("z-loss with weights", (4, 5), {"target": SOME_IGNORED, "z_loss": 0.1, "weight": CLASS_WEIGHTS}),
+    ("temperature", (4, 5), {"target": SOME_IGNORED}, 0.7),
+    ("temperature per row", (4, 5), {"target": SOME_IGNORED}, (4, 1)),
+    (
+        "every option but softcap",  # which is applied before a temperature
+        (4, 5),
+        {
+            "target": SOME_IGNORED,
+            "weight": CLASS_WEIGHTS,
+            "label_smoothing": 0.2,
+            "z_loss": 0.3,
+            "reduction": "none",
+        },
+        (1, 1),
+    ),
 )
 
 
@@ -224,10 +259,38 @@ def torch_logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = F
     return torch.logsumexp(input, tuple(range(input.dim())) if dim == () else dim, keepdim)
 
 
-def torch_cross_entropy(input: Tensor, target: Tensor, *arguments, **options) -> Tensor:
-    """torch 2.11's own takes no int32 target and, for one sample, cannot go backward from a target of one element."""
-    target = target.long().squeeze() if input.dim() == 1 else target.long()
-    return F.cross_entropy(input, target, *arguments, **options)
+def torch_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    *arguments,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    empty: str = "nan",
+    **options,
+) -> Tensor:
+    """With the options that torch has not. Its own takes no int32 target, no weights of another dtype and, for one
+    sample, cannot go backward from a target of one element."""
+    if not target.is_floating_point():
+        target = target.long().squeeze() if input.dim() == 1 else target.long()
+    else:
+        target = target.to(input.dtype)
+    if "weight" in options:
+        options["weight"] = options["weight"].to(input.dtype)
+    if softcap is not None:
+        input = softcap * (input / softcap).tanh()
+    if not z_loss and empty == "nan":
+        return F.cross_entropy(input, target, *arguments, **options)
+    reduction = options.pop("reduction", "mean")
+    valid = target != options.get("ignore_index", -100)
+    rows = F.cross_entropy(input, target, *arguments, **options, reduction="none")
+    rows = rows + z_loss * torch.logsumexp(input, 1).square() * valid
+    if reduction == "none":
+        return rows
+    weights = options["weight"][target * valid] if "weight" in options else torch.ones_like(rows)
+    total = (weights * valid).sum()
+    if empty == "zero" and not valid.any():
+        return rows.sum()
+    return rows.sum() / total if reduction == "mean" else rows.sum()
 
 
 def classes_along_last(logits: Tensor) -> tuple:
@@ -454,6 +517,12 @@ WITH_OUTPUT = [
     for of in ("softmax", "log_softmax")
     for name in (f"{of}.out", f"{of}.float_out", f"_{of}_into", f"_{of}_backward.out", f"_{of}_backward_into")
 ] + ["softmax_ext::_cross_entropy_in_place", "softmax_ext::_scale_gradient"]
+# What is tested by its own files alone: test_cross_entropy_options.py.
+OTHERS = [
+    "softmax_ext::_class_indices",
+    "softmax_ext::cross_entropy_with_logsumexp",
+    "softmax_ext::cross_entropy_with_logsumexp.float",
+]
 # What says how the library was built: softmax_ext.info().
 FACTS = ["softmax_ext::_cpu_level", "softmax_ext::_cuda_architectures"]
 

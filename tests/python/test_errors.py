@@ -187,42 +187,58 @@ def test_a_label_smoothing_out_of_range(value):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    ("options", "error", "message"),
     [
-        ("weight", torch.ones(3)),
-        ("label_smoothing", 0.1),
-        ("temperature", 0.5),
-        ("temperature", torch.tensor(0.5)),
-        ("softcap", 30.0),
-        ("z_loss", 1e-4),
-        ("empty", "zero"),
+        ({"softcap": 0.0}, ValueError, "expected softcap > 0, got 0"),
+        ({"softcap": -1.0}, ValueError, "expected softcap > 0, got -1"),
+        ({"z_loss": -0.1}, ValueError, "expected z_loss >= 0, got -0.1"),
+        ({"empty": "none"}, ValueError, "expected empty 'nan' or 'zero', got 'none'"),
+        ({"temperature": -1.0}, ValueError, "expected a temperature >= 0, got -1"),
+        ({"weight": torch.ones(2)}, RuntimeError, "expected weight of shape [3], one per class, got [2]"),
+        (
+            {"weight": torch.ones(3).long()},
+            NotImplementedError,
+            "expected weight of dtype float64, float32, bfloat16 or float16, got Long",
+        ),
+        (
+            {"target": torch.ones(2, 4)},
+            RuntimeError,
+            "expected target of probabilities of shape [2, 3], got [2, 4]",
+        ),
     ],
 )
-def test_an_option_that_does_not_exist_yet(option, value):
-    message = f"cross_entropy: {option} is not implemented yet"
-    raises(NotImplementedError, message, lambda: softmax_ext.cross_entropy(X, T, **{option: value}))
+def test_an_option_of_cross_entropy_that_is_none(options, error, message):
+    arguments = {"target": T, **options}
+    raises(error, f"cross_entropy: {message}", lambda: softmax_ext.cross_entropy(X, **arguments))
 
 
-def test_probability_targets_do_not_exist_yet():
-    message = "cross_entropy: probability targets are not implemented yet; expected class indices"
-    raises(NotImplementedError, message, lambda: softmax_ext.cross_entropy(X, X.softmax(1)))
+@cpu_kernels_only
+@pytest.mark.parametrize(
+    "options", [{"label_smoothing": 0.1}, {"weight": torch.ones(3)}, {"temperature": 2.0}], ids=str
+)
+def test_a_target_out_of_range_is_named_with_every_option(options):
+    message = "cross_entropy: expected targets in [0, 3) or ignore_index -100, got 3 at position 1"
+    raises(IndexError, message, lambda: softmax_ext.cross_entropy(X, torch.tensor([0, 3]), **options))
 
 
-def test_module_options_that_do_not_exist_yet():
+def test_labels_of_a_language_model_have_the_shape_of_its_positions():
     raises(
-        NotImplementedError,
-        "CrossEntropyLoss: weight is not implemented yet",
-        lambda: nn.CrossEntropyLoss(weight=torch.ones(3)),
+        ValueError,
+        "causal_lm_loss: expected labels of shape [2] for logits of shape [2, 3], got [3]",
+        lambda: softmax_ext.causal_lm_loss(X, torch.zeros(3).long()),
     )
-    raises(
-        NotImplementedError,
-        "CrossEntropyLoss: label_smoothing is not implemented yet",
-        lambda: nn.CrossEntropyLoss(label_smoothing=0.1),
-    )
+
+
+def test_module_options_that_are_none():
     raises(
         ValueError,
         "CrossEntropyLoss: expected reduction 'none', 'mean' or 'sum', got 'average'",
         lambda: nn.CrossEntropyLoss(reduction="average"),
+    )
+    raises(
+        ValueError,
+        "CrossEntropyLoss: expected gradient 'recompute', 'forward' or 'inplace', got 'twice'",
+        lambda: nn.CrossEntropyLoss(gradient="twice"),
     )
 
 

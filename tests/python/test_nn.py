@@ -69,3 +69,16 @@ def test_a_reduction_that_is_changed_later_counts():
     loss.reduction = "average"
     with pytest.raises(ValueError, match="expected reduction 'none', 'mean' or 'sum', got 'average'"):
         loss(x, target)
+
+
+@pytest.mark.parametrize("gradient", ["recompute", "forward", "inplace"])
+def test_the_losss_way_to_the_gradient_is_kept_by_a_script(gradient):
+    loss = torch.jit.script(nn.CrossEntropyLoss(gradient=gradient))
+    leaf, target = torch.randn(4, 300, requires_grad=True), torch.tensor([3, 1, 0, 3])
+    x = leaf * 1
+    result = loss(x, target)
+    made_in_place = not torch.equal(x, leaf)
+    assert made_in_place == (gradient == "inplace")
+    result.backward()
+    expected = torch.softmax(leaf.detach(), 1) - torch.nn.functional.one_hot(target, 300)
+    torch.testing.assert_close(leaf.grad, expected / 4)

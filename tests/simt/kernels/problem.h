@@ -154,29 +154,45 @@ std::vector<T> cross_entropy_backward(
   return result.read();
 }
 
+// The gradient in a tensor of its own, or over the logits.
+enum class Gradient { fresh, in_place };
+
 template <typename T>
 std::vector<T> cross_entropy_with_gradient(
     const std::vector<T>& logits,
     const std::vector<int64_t>& classes,
     int64_t length,
-    const std::vector<float>& grads) {
+    const std::vector<float>& grads,
+    Gradient where) {
   const auto rows = static_cast<int64_t>(classes.size());
   TestProblem<T> problem(rows, length);
   const Buffer<T> input(logits);
   const Buffer<int64_t> targets(classes);
   const Buffer<float> grad(grads);
   const Buffer<float> results(3 * rows);
-  const Buffer<T> result(logits.size());
   float* const losses = results.data();
-  expect_success(launch_cross_entropy_with_gradient(
-      problem,
-      problem.rows(input.data()),
-      problem.rows(input.data()),
-      {targets.data(), -100},
-      {grad.data(), 1},
-      {losses, losses + rows, losses + 2 * rows},
-      result.data()));
-  return result.read();
+  const auto launch = [&](const StridedRows& target_logits, const Buffer<T>& result) {
+    expect_success(launch_cross_entropy_with_gradient(
+        problem,
+        problem.rows(input.data()),
+        target_logits,
+        {targets.data(), -100},
+        {grad.data(), 1},
+        {losses, losses + rows, losses + 2 * rows},
+        result.data()));
+    return result.read();
+  };
+  if (where == Gradient::fresh) return launch(problem.rows(input.data()), Buffer<T>(logits.size()));
+  std::vector<T> of_targets;
+  for (int64_t row = 0; row < rows; ++row)
+    of_targets.push_back(logits[row * length + (classes[row] == -100 ? 0 : classes[row])]);
+  const Buffer<T> copy(of_targets);
+  return launch(
+      {
+          copy.data(), {1, {rows}, {1}},
+           0
+  },
+      input);
 }
 
 // A row's logits as probabilities, in double.

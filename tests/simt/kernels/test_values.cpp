@@ -99,8 +99,13 @@ void test_cross_entropy() {
         simt::in_every_order([&] { return cross_entropy(logits, classes, length).rows; });
     const auto backward = simt::in_every_order(
         [&] { return cross_entropy_backward(logits, classes, length, grads, forward); });
-    const auto in_forward = simt::in_every_order(
-        [&] { return cross_entropy_with_gradient(logits, classes, length, grads); });
+    const auto with_gradient = [&](Gradient where) {
+      return simt::in_every_order(
+          [&] { return cross_entropy_with_gradient(logits, classes, length, grads, where); });
+    };
+    const auto in_forward = with_gradient(Gradient::fresh);
+    const auto in_place = with_gradient(Gradient::in_place);
+    ASSERT_EQ(std::memcmp(in_place.data(), in_forward.data(), in_place.size() * sizeof(T)), 0);
     for (int64_t row = 0; row < rows; ++row) {
       const auto probs = reference_probs(logits.data() + row * length, length);
       const bool is_ignored = classes[row] == -100;
@@ -160,6 +165,12 @@ void test_long_row_mappings() {
       results.push_back(softmax(logits, 2, length));
       const auto backward = softmax_backward(grads, results.back(), 2, length);
       results.back().insert(results.back().end(), backward.begin(), backward.end());
+      for (const Gradient where : {Gradient::fresh, Gradient::in_place}) {
+        const auto gradient = simt::in_every_order([&] {
+          return cross_entropy_with_gradient(logits, {1, length - 1}, length, {1, 2}, where);
+        });
+        results.back().insert(results.back().end(), gradient.begin(), gradient.end());
+      }
       const auto losses = cross_entropy(logits, {1, length - 1}, length);
       for (const float value : losses.rows) results.back().push_back(static_cast<T>(value));
     }
