@@ -53,13 +53,13 @@ logsumexp(const Tensor& input, at::IntArrayRef dim, bool keepdim, double tempera
 
 // The options of cross_entropy, as in the Python package; the defaults are torch's.
 struct CrossEntropyOptions {
-  optional<Tensor> weight;  // one per class
-  int64_t reduction = 1;    // 0 none, 1 mean over the rows that are not ignored, 2 sum
+  optional<Tensor> weight = std::nullopt;  // one per class
+  int64_t reduction = 1;  // 0 none, 1 mean over the rows that are not ignored, 2 sum
   c10::SymInt ignore_index = -100;
   double label_smoothing = 0.0;
   optional<Tensor>
       temperature;  // broadcasts against the input, with size 1 in the dim of the classes
-  optional<double> softcap;
+  optional<double> softcap = std::nullopt;
   double z_loss = 0.0;
   std::string_view empty = "nan";           // the mean over no row; or "zero"
   std::string_view gradient = "recompute";  // or "forward", "inplace"

@@ -148,6 +148,44 @@ struct ColumnSummaries {
 template <typename Scalar>
 inline constexpr int kShort = Lanes<Scalar>::kCount / 2;
 
+// As many rows as a vector has lanes, which follow each other in memory: `length` vectors of it become
+// the `length` columns, or the other way round, by as many choices of lanes for each.
+class Transposition {
+ public:
+  Transposition() = default;
+  SOFTMAX_EXT_INLINE Transposition(int length, bool is_inverse) : length_(length) {
+    for (int to = 0; to < length; ++to) {
+      int32_t lane[kCount];
+      bool takes[kShort<float>][kCount];
+      for (int i = 0; i < kCount; ++i) {
+        const int at = is_inverse ? to * kCount + i : i * length + to;
+        lane[i] = is_inverse ? at / length : at % kCount;
+        const int from = is_inverse ? at % length : at / kCount;
+        for (int k = 0; k < length; ++k) takes[k][i] = k == from;
+      }
+      for (int from = 0; from < length; ++from)
+        choice_[to * kShort<float> + from] = LaneChoice(lane, takes[from]);
+    }
+  }
+  // put(to, vector) from the vectors.
+  template <typename Put>
+  SOFTMAX_EXT_INLINE void apply(const Lanes<float>* vectors, Put put) const {
+    for (int to = 0; to < length_; ++to) {
+      Lanes<float> result(0.0f);
+      for (int from = 0; from < length_; ++from)
+        result = choice_[to * kShort<float> + from].onto(result, vectors[from]);
+      put(to, result);
+    }
+  }
+
+ private:
+  static constexpr int kCount = Lanes<float>::kCount;
+
+  int length_;
+  LaneChoice choice_[kShort<float> * kShort<float>];
+};
+
+// Blocks of rows of at most kShort elements, and their columns.
 template <typename Scalar>
 struct Transposed {
   using L = Lanes<Scalar>;
@@ -155,20 +193,58 @@ struct Transposed {
 
   alignas(
       kVectorBytes) Scalar elements[kShort<Scalar> * kRows];  // element j of row r at j · kRows + r
-  alignas(kVectorBytes) Scalar rows[kRows * L::kCount];       // row r at r · lanes
 
   template <typename T>
   SOFTMAX_EXT_INLINE void read(const T* from, int64_t stride, int count, int length) {
-    for (int r = 0; r < count; ++r)
-      store(rows + r * L::kCount, load_some(from + r * stride, length, L(Scalar(0))));
-    for (int j = 0; j < length; ++j)
-      for (int r = 0; r < count; ++r) elements[j * kRows + r] = rows[r * L::kCount + j];
+    int first = 0;
+    if constexpr (kCanChoose) {
+      if (stride == length && count >= L::kCount) {
+        prepare(length, /*is_inverse=*/false);
+        for (; first + L::kCount <= count; first += L::kCount) {
+          L vectors[kShort<Scalar>];
+          for (int k = 0; k < length; ++k) vectors[k] = load(from + first * length + k * L::kCount);
+          transposition_.apply(vectors, [&](int j, L lanes) SOFTMAX_EXT_INLINE_LAMBDA {
+            store(elements + j * kRows + first, lanes);
+          });
+        }
+      }
+    }
+    for (int r = first; r < count; ++r) {
+      store(row_, load_some(from + r * stride, length, L(Scalar(0))));
+      for (int j = 0; j < length; ++j) elements[j * kRows + r] = row_[j];
+    }
   }
   template <typename T>
   SOFTMAX_EXT_INLINE void write(T* to, int64_t stride, int count, int length) {
-    for (int j = 0; j < length; ++j)
-      for (int r = 0; r < count; ++r) rows[r * L::kCount + j] = elements[j * kRows + r];
-    for (int r = 0; r < count; ++r) store_some(to + r * stride, load(rows + r * L::kCount), length);
+    int first = 0;
+    if constexpr (kCanChoose) {
+      if (stride == length && count >= L::kCount) {
+        prepare(length, /*is_inverse=*/true);
+        for (; first + L::kCount <= count; first += L::kCount) {
+          L vectors[kShort<Scalar>];
+          for (int j = 0; j < length; ++j) vectors[j] = load(elements + j * kRows + first);
+          transposition_.apply(vectors, [&](int k, L lanes) SOFTMAX_EXT_INLINE_LAMBDA {
+            store(to + first * length + k * L::kCount, lanes);
+          });
+        }
+      }
+    }
+    for (int r = first; r < count; ++r) {
+      for (int j = 0; j < length; ++j) row_[j] = elements[j * kRows + r];
+      store_some(to + r * stride, load(row_), length);
+    }
+  }
+
+ private:
+  static constexpr bool kCanChoose = sizeof(Scalar) == 4;
+
+  Transposition transposition_;  // a block is read alone or written alone
+  bool is_prepared_ = false;
+  alignas(kVectorBytes) Scalar row_[2 * L::kCount] = {};
+
+  SOFTMAX_EXT_INLINE void prepare(int length, bool is_inverse) {
+    if (!is_prepared_) transposition_ = Transposition(length, is_inverse);
+    is_prepared_ = true;
   }
 };
 

@@ -391,6 +391,47 @@ SOFTMAX_EXT_INLINE void store_lanes(T* to, int count, Lanes<LaneOf<T>> lanes) {
     store_some(to, lanes, count);
 }
 
+// --- Lanes chosen from another vector.
+
+// Which lane of another vector a lane takes, and whether it takes one.
+class LaneChoice {
+ public:
+  using Native = Lanes<float>::Native;
+
+  LaneChoice() = default;
+  SOFTMAX_EXT_INLINE LaneChoice(const int32_t* lane, const bool* takes) {
+    memcpy(&index_, lane, sizeof index_);
+#if defined(__AVX512F__)
+    mask_ = 0;
+    for (int i = 0; i < Lanes<float>::kCount; ++i)
+      mask_ = static_cast<__mmask16>(mask_ | (takes[i] ? 1 << i : 0));
+#else
+    for (int i = 0; i < Lanes<float>::kCount; ++i) mask_[i] = takes[i] ? -1 : 0;
+#endif
+  }
+  SOFTMAX_EXT_INLINE Lanes<float> onto(Lanes<float> a, Lanes<float> from) const {
+#if defined(__AVX512F__)
+    return (Native)_mm512_mask_permutexvar_ps(
+        (__m512)a.native, mask_, (__m512i)index_, (__m512)from.native);
+#elif defined(__AVX2__)
+    const __m256 chosen = _mm256_permutevar8x32_ps((__m256)from.native, (__m256i)index_);
+    return (Native)_mm256_blendv_ps((__m256)a.native, chosen, (__m256)mask_);
+#else
+    for (int i = 0; i < Lanes<float>::kCount; ++i)
+      if (mask_[i] != 0) a.native[i] = from.native[index_[i]];
+    return a;
+#endif
+  }
+
+ private:
+  Lanes<float>::Bits index_;
+#if defined(__AVX512F__)
+  __mmask16 mask_;
+#else
+  Lanes<float>::Bits mask_;
+#endif
+};
+
 // --- Halves of a vector, as vectors of half the size.
 
 template <int... i>
