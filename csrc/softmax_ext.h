@@ -57,8 +57,7 @@ struct CrossEntropyOptions {
   int64_t reduction = 1;  // 0 none, 1 mean over the rows that are not ignored, 2 sum
   c10::SymInt ignore_index = -100;
   double label_smoothing = 0.0;
-  optional<Tensor>
-      temperature;  // broadcasts against the input, with size 1 in the dim of the classes
+  optional<Tensor> temperature = std::nullopt;  // broadcasts, with size 1 in the dim of the classes
   optional<double> softcap = std::nullopt;
   double z_loss = 0.0;
   std::string_view empty = "nan";           // the mean over no row; or "zero"

@@ -33,6 +33,8 @@ VALUE_TESTS = [
     "test_lengths.py",
     "test_softmax.py",
     "test_cross_entropy.py",
+    "test_cross_entropy_options.py",
+    "test_gradient_ways.py",
     "test_errors.py",
     "test_lesson.py",
     "test_gradients.py",

@@ -163,7 +163,7 @@ std::vector<T> cross_entropy_with_gradient(
     const std::vector<int64_t>& classes,
     int64_t length,
     const std::vector<float>& grads,
-    Gradient where) {
+    Gradient where = Gradient::fresh) {
   const auto rows = static_cast<int64_t>(classes.size());
   TestProblem<T> problem(rows, length);
   const Buffer<T> input(logits);

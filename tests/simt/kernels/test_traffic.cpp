@@ -116,5 +116,17 @@ TEST_F(Traffic, CrossEntropyIsOnePassBackwardTwoAndGradientInForwardTwoInBFloat1
   test_cross_entropy<bf16>();
 }
 
+TEST_F(Traffic, AGradientThatIsScaledBy1IsLeftAlone) {
+  const int64_t length = 4096;
+  for (const float factor : {1.f, 2.f}) {
+    const Buffer<float> gradient(normal_values<float>(length));
+    const Buffer<float> factors(std::vector<float>{factor});
+    expect_success(launch_scale_gradient(
+        ElementType::float32, 1, length, 1, factors.data(), gradient.data(), nullptr));
+    const int passes = factor == 1 ? 0 : 1;
+    expect_moved(gradient, passes, passes, std::to_string(factor));
+  }
+}
+
 }  // namespace
 }  // namespace softmax_ext::cuda

@@ -126,6 +126,47 @@ void test_cross_entropy() {
 TEST_F(Values, CrossEntropyAtEveryBoundInFloat32) { test_cross_entropy<float>(); }
 TEST_F(Values, CrossEntropyAtEveryBoundInBFloat16) { test_cross_entropy<bf16>(); }
 
+template <typename T>
+void test_scale_gradient() {
+  struct Shape {
+    int64_t outer, length, inner;
+  };
+  for (const auto& [outer, length, inner] : {
+           Shape{1, 4099, 1},
+           Shape{1,    8, 1},
+           Shape{6,   33, 1},
+           Shape{6,   64, 1},
+           Shape{3,    7, 5}
+  })
+    for (int shift = 0; shift < 2; ++shift) {
+      SCOPED_TRACE(trace<T>(length) + ", inner " + std::to_string(inner));
+      const int64_t count = outer * length * inner;
+      const auto gradient = normal_values<T>(count);
+      auto factors = normal_values<float>(outer * inner, 1, 3);
+      factors[0] = 1;
+      const auto scaled = simt::in_every_order([&] {
+        Buffer<T> data(count, shift);
+        data.write(gradient, 0);
+        const Buffer<float> numbers(factors);
+        expect_success(launch_scale_gradient(
+            TestProblem<T>(outer, length, inner).types.logits,
+            outer,
+            length,
+            inner,
+            numbers.data(),
+            data.data(),
+            nullptr));
+        return data.read();
+      });
+      for (int64_t i = 0; i < count; ++i) {
+        const float factor = factors[i / (length * inner) * inner + i % inner];
+        ASSERT_EQ(float(scaled[i]), float(T(float(gradient[i]) * factor))) << i;
+      }
+    }
+}
+TEST_F(Values, ScaledGradientsInFloat32) { test_scale_gradient<float>(); }
+TEST_F(Values, ScaledGradientsInBFloat16) { test_scale_gradient<bf16>(); }
+
 // Neighbouring rows of an odd length lie at every shift from a multiple of 16 bytes; alone, a row
 // is aligned. How many there are decides whether long ones are split.
 template <typename T>
