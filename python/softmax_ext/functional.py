@@ -202,6 +202,8 @@ def cross_entropy(
     tensor(0.9076)
     """
     reduction = _reduction("cross_entropy", reduction, size_average, reduce)
+    if temperature is None and softcap is None and z_loss == 0 and empty == "nan" and gradient == "recompute":
+        return _cross_entropy(input, target, weight, reduction, ignore_index, label_smoothing)  # less to convert
     arguments = (input, target, weight, reduction, ignore_index, label_smoothing, temperature)
     if temperature is None or isinstance(temperature, Tensor):
         return _cross_entropy(*arguments, softcap, z_loss, empty, gradient)
