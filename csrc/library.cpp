@@ -12,7 +12,8 @@
 //                scale is not used
 //   scale        1/T for a number T
 //   dtype        of the result, as the int of its c10::ScalarType
-//   Functional, never aliasing an input; outputs contiguous. Their backwards are primitives too.
+//   Outputs are contiguous and never an input's memory; what writes to an argument says so by (a!).
+//   Their backwards are primitives too.
 
 #include "csrc/outputs.h"
 #include "csrc/public_operators.h"

@@ -280,18 +280,6 @@ Tensor normalized_backward(
   return empty_like_sizes(output, out);
 }
 
-// Counts a write to `tensor` (Tensor._version), whose elements must all be different ones.
-void check_writable(const char* op, const Tensor& tensor) {
-  TORCH_CHECK(
-      tensor.is_meta() || tensor.is_non_overlapping_and_dense() ||
-          at::has_internal_overlap(tensor) != at::MemOverlap::Yes,
-      op,
-      ": expected a tensor to write to without elements that share memory, got strides ",
-      tensor.sym_strides(),
-      "; clone it");
-  if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
-}
-
 // An output that was given, for inputs that were checked already.
 void check_out(
     const char* op,
@@ -561,6 +549,21 @@ Tensor cross_entropy_backward(
   return empty_like_sizes(self, self.scalar_type());
 }
 
+void check_writable(const char* op, const Tensor& tensor) {
+  TORCH_CHECK(
+      tensor.is_meta() || tensor.is_non_overlapping_and_dense() ||
+          at::has_internal_overlap(tensor) != at::MemOverlap::Yes,
+      op,
+      ": expected a tensor to write to without elements that share memory, got strides ",
+      tensor.sym_strides(),
+      "; clone it");
+  if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
+}
+
+void check_class_target(const char* op, const Tensor& self, const Tensor& target, int64_t dim) {
+  check_target(op, self, target, dim);
+}
+
 void check_input(const char* op, const Tensor& self) { check_element_type(op, "input", self); }
 
 void check_probability_target(const char* op, const Tensor& self, const Tensor& target) {
@@ -568,7 +571,8 @@ void check_probability_target(const char* op, const Tensor& self, const Tensor& 
   TORCH_CHECK(
       target.dim() == self.dim(),
       op,
-      ": expected class indices of dtype int64, int32 or uint8 as target, or probabilities of shape ",
+      ": expected class indices of dtype int64, int32 or uint8 as target, or probabilities of "
+      "shape ",
       self.sym_sizes(),
       ", got ",
       target.scalar_type(),
@@ -606,6 +610,13 @@ void scale_gradient(const Tensor& gradient, const Tensor& grad, int64_t dim) {
   const auto rows = row_sizes(gradient, dim, /*keepdim=*/false);
   const auto leading = std::min<size_t>(grad.dim(), rows.size());
   check_sizes(op, "grad", grad, c10::SymIntArrayRef(rows).slice(0, leading));
+  TORCH_CHECK(
+      grad.dim() <= dim || leading == rows.size(),
+      op,
+      ": expected a grad of the dims before ",
+      dim,
+      " or of all rows, got shape ",
+      grad.sym_sizes());
   check_writable(op, gradient);
 }
 

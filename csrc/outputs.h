@@ -46,6 +46,10 @@ void check_input(const char* op, const Tensor& self);
 void check_probability_target(const char* op, const Tensor& self, const Tensor& target);
 void check_class_weight(const char* op, const Tensor& self, const Tensor& weight, int64_t dim);
 
+void check_class_target(const char* op, const Tensor& self, const Tensor& target, int64_t dim);
+// Counts a write to `tensor` (Tensor._version), whose elements must all be different ones.
+void check_writable(const char* op, const Tensor& tensor);
+
 signature::Normalize softmax, log_softmax, logsumexp;
 signature::NormalizeBackward softmax_backward, log_softmax_backward;
 // These count the write as one (Tensor._version).

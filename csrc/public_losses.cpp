@@ -5,8 +5,8 @@
 //   probabilities t  Σ_c t'_c · w_c · (−logp_c)  +  z · lse²,   t' = t (1 − e) + e/C
 //
 // and the mean is over Σ w_t of the rows that are not ignored, or over all rows. The primitive
-// _cross_entropy does the case that is most common, in one pass; class weights, z and an empty batch
-// are added to its rows. The rest is composed of log_softmax and ATen operators.
+// _cross_entropy does the case that is most common, in one pass; class weights and an empty batch
+// are added to its rows. The rest is composed of log_softmax, logsumexp and ATen operators.
 
 #include <ATen/TensorOperators.h>
 #include <ATen/TensorSubclassLikeUtils.h>
@@ -59,8 +59,8 @@ Loss resolved(
       "cross_entropy: expected label_smoothing in [0, 1], got ",
       options.label_smoothing);
   TORCH_CHECK_VALUE(
-      !options.softcap || *options.softcap > 0,
-      "cross_entropy: expected softcap > 0, got ",
+      !options.softcap || (*options.softcap > 0 && std::isfinite(*options.softcap)),
+      "cross_entropy: expected a finite softcap > 0, got ",
       options.softcap.value_or(0));
   TORCH_CHECK_VALUE(
       options.z_loss >= 0, "cross_entropy: expected z_loss >= 0, got ", options.z_loss);
@@ -99,6 +99,7 @@ Loss resolved(
         self.sym_size(0),
         " samples, got ",
         loss.target.sym_size(0));
+  if (loss.has_classes) outputs::check_class_target(op, self, loss.target, loss.dim);
   if (!loss.has_classes) {
     outputs::check_probability_target(op, self, target);
     loss.target = target.to(loss.lane);
@@ -183,14 +184,22 @@ Tensor expected_surprise(const Tensor& weights, const Tensor& logp, int64_t dim)
   return -(weights * logp.masked_fill(counts_not, 0)).sum(dim);
 }
 
-// Without the z-loss; ignored rows hold any finite value.
+// surprise · factor, where inf · 0 is 0.
+Tensor weighted(const Tensor& surprise, const Tensor& factor) {
+  return surprise.masked_fill(factor == 0, 0) * factor;
+}
+
+// Without the z-loss; ignored rows hold anything.
 Tensor losses_of_rows(
-    const Loss& loss, const Tensor& logits, const optional<Tensor>& weights_of_rows) {
+    const Loss& loss,
+    const Tensor& logits,
+    const Tensor& indices,
+    const optional<Tensor>& weights_of_rows) {
   const double e = loss.options.label_smoothing;
   const c10::SymInt classes = loss.self.sym_size(loss.dim);
   if (loss.is_plain()) {
     const Tensor rows = fused(loss, Reduction::none, "recompute").first;
-    return weights_of_rows ? rows * *weights_of_rows : rows;
+    return weights_of_rows ? weighted(rows, *weights_of_rows) : rows;
   }
   const Tensor logp = primitive::log_softmax(
       logits, loss.temperature, loss.dim, loss.scale, code_of_dtype(loss.lane));
@@ -201,14 +210,13 @@ Tensor losses_of_rows(
     if (loss.weight) weights = weights * weights_along(loss);
     return expected_surprise(weights, logp, loss.dim);
   }
-  const Tensor indices =
-      primitive::class_indices(loss.self, loss.target, loss.dim, loss.options.ignore_index);
   Tensor rows = -logp.gather(loss.dim, indices.unsqueeze(loss.dim)).squeeze(loss.dim);
-  if (weights_of_rows) rows = rows * *weights_of_rows;
+  if (weights_of_rows) rows = weighted(rows, *weights_of_rows);
   if (e == 0) return rows;
   const Tensor of_all =
       loss.weight ? expected_surprise(weights_along(loss), logp, loss.dim) : -logp.sum(loss.dim);
-  return rows * (1 - e) + of_all / at::Scalar(classes) * e;
+  const Tensor smoothed = of_all / at::Scalar(classes) * e;
+  return e == 1 ? smoothed : rows * (1 - e) + smoothed;
 }
 
 // What the losses are added up and divided by.
@@ -234,7 +242,13 @@ Tensor reduced(
 }
 
 // The loss, and the log-sum-exp of each row if it is wanted.
-std::pair<Tensor, Tensor> cross_entropy_of(const Loss& loss, bool wants_logsumexp) {
+std::pair<Tensor, Tensor> cross_entropy_of(Loss loss, bool wants_logsumexp) {
+  const bool makes_logsumexp = loss.options.z_loss > 0 || wants_logsumexp;
+  TORCH_CHECK_VALUE(
+      !makes_logsumexp || std::isfinite(loss.scale),
+      "cross_entropy: expected a temperature > 0 with z_loss or a log-sum-exp, got 0");
+  // Two gradients of the logits come together then, in the dtype of these.
+  if (makes_logsumexp) loss.self = loss.self.to(loss.lane);
   const auto ignored = ignored_rows(loss);
   const bool is_fused = loss.is_plain() && !loss.weight && loss.options.z_loss == 0;
   if (is_fused && !wants_logsumexp) {
@@ -243,18 +257,19 @@ std::pair<Tensor, Tensor> cross_entropy_of(const Loss& loss, bool wants_logsumex
       return {result.masked_fill(count == 0, 0), Tensor()};
     return {result, Tensor()};
   }
+  Tensor indices;
+  if (loss.has_classes && (loss.weight || !loss.is_plain()))
+    indices = primitive::class_indices(loss.self, loss.target, loss.dim, loss.options.ignore_index);
   optional<Tensor> weights_of_rows;
   if (loss.weight && loss.has_classes) {
-    const Tensor indices =
-        primitive::class_indices(loss.self, loss.target, loss.dim, loss.options.ignore_index);
     weights_of_rows =
         loss.weight->index_select(0, indices.flatten()).view_symint(indices.sym_sizes());
   }
-  const bool needs_logits = !loss.is_plain() || loss.options.z_loss > 0 || wants_logsumexp;
+  const bool needs_logits = !loss.is_plain() || makes_logsumexp;
   const Tensor logits = needs_logits ? logits_of(loss, ignored) : Tensor();
-  Tensor rows = losses_of_rows(loss, logits, weights_of_rows);
+  Tensor rows = losses_of_rows(loss, logits, indices, weights_of_rows);
   Tensor lse;
-  if (loss.options.z_loss > 0 || wants_logsumexp) {
+  if (makes_logsumexp) {
     lse = logsumexp_of(loss, logits);
     if (ignored) lse = lse.masked_fill(*ignored, 0);
   }

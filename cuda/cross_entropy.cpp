@@ -84,7 +84,7 @@ void compute(
       const auto lane = statistics.options();
       Tensor grads = at::full({}, 1, lane);
       if (reduction == Reduction::mean) {
-        const Tensor valid = at::ne(target, ignore_index).to(at::kDouble);
+        const Tensor valid = at::ne(target.to(at::kLong), ignore_index).to(at::kDouble);
         const Tensor counts =
             target.dim() > count.dim() ? valid.flatten(count.dim(), -1).sum(-1) : valid;
         grads = counts.reciprocal().to(lane.dtype());

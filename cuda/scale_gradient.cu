@@ -11,6 +11,12 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kPacksPerThread = 4;
 
+// What is 0 stays it, whatever the factor, as in ignored rows.
+template <typename Lane>
+__device__ __forceinline__ Lane scaled(Lane element, Lane factor) {
+  return element == Lane(0) ? element : element * factor;
+}
+
 // Which number is an element's: one for each run of length × inner elements, or of each row in it.
 struct NumberOf {
   int64_t run;
@@ -38,12 +44,13 @@ __global__ void __launch_bounds__(kThreads) scale_gradient_kernel(
       if (factor == Lane(1)) continue;
       const auto elements = load_pack<T, pack>(gradient + first);
       store_pack(gradient + first, Pack<T, pack>::from_lanes([&](int j) {
-                   return elements.lane(j) * factor;
+                   return scaled(elements.lane(j), factor);
                  }));
       continue;
     }
     for (int64_t j = first; j <= last; ++j)
-      gradient[j] = from_lane<T>(to_lane(gradient[j]) * factors[numbers == 1 ? 0 : number_of(j)]);
+      gradient[j] =
+          from_lane<T>(scaled(to_lane(gradient[j]), factors[numbers == 1 ? 0 : number_of(j)]));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <ATen/ops/eq.h>
 #include <ATen/ops/ones_like.h>
 #include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/graph_task.h>
 
 #include <vector>
@@ -22,7 +23,9 @@ namespace {
 // value with 0 in ignored rows, whatever it holds there. `value` is of the logits' shape.
 Tensor without_ignored(
     const Tensor& value, const Tensor& target, int64_t dim, const c10::SymInt& ignore_index) {
-  return value.masked_fill(target.eq(at::Scalar(ignore_index)).unsqueeze(dim), 0);
+  // As int64: a scalar that the target's dtype does not hold would wrap.
+  const Tensor is_ignored = target.to(at::kLong).eq(at::Scalar(ignore_index));
+  return value.masked_fill(is_ignored.unsqueeze(dim), 0);
 }
 
 // The gradients of the rows' losses, of the target's shape, from that of the result.
@@ -113,12 +116,11 @@ struct CrossEntropyWithGradientNode : OpNode<CrossEntropyWithGradientNode> {
       const c10::SymInt& ignore_index) {
     const Tensor& grad = grads[0];
     const bool is_in_place = !gradient.defined();
-    if (c10::GradMode::is_enabled()) {
+    if (c10::GradMode::is_enabled() || has_forward_gradient(grad, self)) {
       TORCH_CHECK(
           !is_in_place,
-          "cross_entropy: gradient='inplace' has no derivative of its derivative (create_graph), "
-          "as "
-          "the logits were overwritten; use 'forward' or 'recompute'");
+          "cross_entropy: gradient='inplace' has no derivative of its derivative (create_graph or "
+          "forward mode), as the logits were overwritten; use 'forward' or 'recompute'");
       return {primitive::cross_entropy_backward(
           grad, self, target, count, statistics, dim, reduction, ignore_index)};
     }
@@ -131,10 +133,26 @@ struct CrossEntropyWithGradientNode : OpNode<CrossEntropyWithGradientNode> {
       primitive::scale_gradient(result, grad, dim);
       return {result};
     }
-    Tensor rows = grad;
-    while (rows.dim() < target.dim()) rows = rows.unsqueeze(-1);
-    return {(gradient * rows.unsqueeze(dim)).to(gradient.scalar_type())};
+    const Tensor rows = gradients_of_rows(grad, count, target, Reduction::sum);
+    const Tensor scaled = (gradient * rows.unsqueeze(dim)).to(gradient.scalar_type());
+    return {without_ignored(scaled, target, dim, ignore_index)};
   }
+
+  // A second time the logits hold a gradient that was scaled. Their version says so, but not where
+  // hooks pack what was saved.
+  variable_list apply(variable_list&& grads) override {
+    auto results = OpNode::apply(std::move(grads));
+    TORCH_CHECK(
+        gradient.variable || !has_run_,
+        "cross_entropy: expected one backward after gradient='inplace', got a second; use "
+        "'forward' "
+        "or 'recompute'");
+    has_run_ = true;
+    return results;
+  }
+
+ private:
+  bool has_run_ = false;
 };
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy(
@@ -229,9 +247,7 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_in_place(
       "cross_entropy: gradient='inplace' has no forward-mode derivative; use 'forward' or "
       "'recompute'");
   const auto node = node_for<CrossEntropyWithGradientNode>(self);
-  TORCH_CHECK(
-      !(node && self.is_leaf()),
-      "cross_entropy: a leaf that requires grad cannot be overwritten by its gradient");
+  torch_autograd::check_inplace(self, /*requires_grad=*/node != nullptr);
   std::tuple<Tensor, Tensor, Tensor> results;
   {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;

@@ -1,5 +1,8 @@
 #include "csrc/numerics/cross_entropy.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+
 #include <vector>
 
 #include "csrc/cpu/walk_reduction.h"
@@ -450,10 +453,21 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_in_place(
     int64_t dim,
     int64_t reduction,
     int64_t leading,
-    c10::SymInt ignore_index) {
+    c10::SymInt symbolic_ignore_index) {
   const auto results =
-      outputs::cross_entropy_in_place(self, target, dim, reduction, leading, ignore_index);
-  compute(self, target, dim, reduction, ignore_index.expect_int(), results, self);
+      outputs::cross_entropy(self, target, dim, reduction, leading, symbolic_ignore_index);
+  const int64_t ignore_index = symbolic_ignore_index.expect_int();
+  const int64_t wrapped = wrapped_dim("cross_entropy", dim, self.dim());
+  // What raises leaves the logits, and their version, as they were.
+  check_targets(target.to(at::kLong).contiguous(), Rows::of(self, wrapped), ignore_index);
+  outputs::check_writable("cross_entropy", self);
+  if (self.numel() == 0 || row_offsets(self, wrapped)) {
+    compute(self, target, dim, reduction, ignore_index, results, self);
+  } else {  // of more dims than rows are found by
+    const Tensor gradient = at::empty(self.sizes(), self.options());
+    compute(self, target, dim, reduction, ignore_index, results, gradient);
+    self.copy_(gradient);
+  }
   return results;
 }
 
@@ -511,14 +525,23 @@ void scale_gradient(const Tensor& gradient, const Tensor& grad, int64_t dim) {
   outputs::scale_gradient(gradient, grad, dim);
   if (gradient.numel() == 0) return;
   dim = wrapped_dim("scale_gradient", dim, gradient.dim());
-  const auto lane = grad.scalar_type();
-  const bool is_one =
-      grad.numel() == 1 && (lane == at::kDouble ? *grad.const_data_ptr<double>() == 1
-                                                : *grad.const_data_ptr<float>() == 1);
-  if (is_one) return;
-  Tensor rows = grad;
+  const Tensor numbers = grad.contiguous();
+  bool are_ones = true;
+  bool are_finite = true;
+  with_element_type(grad.scalar_type(), [&]<typename T>() {
+    for (int64_t i = 0; i < numbers.numel(); ++i) {
+      const T number = numbers.const_data_ptr<T>()[i];
+      are_ones = are_ones && number == T(1);
+      are_finite = are_finite && number - number == T(0);
+    }
+  });
+  if (are_ones) return;
+  Tensor rows = numbers;
   while (rows.dim() + 1 < gradient.dim()) rows = rows.unsqueeze(-1);
+  // What is 0 stays it, as in ignored rows.
+  const Tensor is_zero = are_finite ? Tensor() : gradient == 0;
   gradient.mul_(rows.unsqueeze(dim));
+  if (!are_finite) gradient.masked_fill_(is_zero, 0);
 }
 
 }  // namespace

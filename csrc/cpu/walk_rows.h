@@ -49,10 +49,11 @@ TensorRows<const KernelElement<T>> input_rows(const RowView& view) {
       view.length_stride};
 }
 
-// Outputs are contiguous: a view of theirs is never a copy.
+// Outputs are contiguous, or were looked at by row_offsets(): a view of theirs is never a copy.
 template <typename T>
 TensorRows<KernelElement<T>> output_rows(const Tensor& tensor, int64_t dim) {
   const RowView view = RowView::of(tensor, dim);
+  TORCH_INTERNAL_ASSERT(view.tensor.is_same(tensor));
   return {
       reinterpret_cast<KernelElement<T>*>(view.tensor.mutable_data_ptr<T>()),
       view.offsets,

@@ -156,7 +156,8 @@ def cross_entropy(
     Args:
         input: Logits ``[N, C]``, ``[N, C, …]`` or, for one sample, ``[C]``; float64, float32, bfloat16 or float16.
         target: Class indices ``[N]``, ``[N, …]`` or ``[]`` in ``[0, C)`` or ``ignore_index``; int64, int32 or uint8. Or
-            probabilities of ``input``'s shape, of a floating-point dtype; their gradient is made too.
+            probabilities of ``input``'s shape, of a floating-point dtype, taken in that of the loss; their gradient is
+            made too.
         weight: One number per class, ``[C]``; of any floating-point dtype.
         size_average, reduce: Deprecated in torch; they choose ``reduction`` as there.
         ignore_index: Rows with this target have loss 0 and gradient 0, whatever their logits are. Not for
@@ -168,7 +169,7 @@ def cross_entropy(
             tensor is differentiable. As for :func:`softmax`.
         softcap: s > 0: logits become ``s · tanh(x/s)`` first, before the temperature.
         z_loss: z ≥ 0: ``z · lse²`` is added to the loss of each row that is not ignored, with lse its log-sum-exp. It
-            keeps logits from drifting.
+            keeps logits from drifting. Not at a temperature of 0.
         empty: What the mean over no row is: ``"nan"`` as in torch, or ``"zero"``; its gradient is 0 either way.
         gradient: How backward has the gradient of the logits, if they require one.
 
@@ -180,9 +181,12 @@ def cross_entropy(
             - ``"inplace"`` does the same over the logits, which hold the gradient from then on: the least memory
               there is. For logits that nothing else needs, such as the output of a linear layer. Whoever does need
               them for backward raises, as does a second backward, forward mode, ``create_graph`` and ``torch.func``;
-              ``input`` must not be a leaf. Under :func:`torch.compile` it is ``"forward"``.
+              ``input`` must not be a leaf or a view of one, nor made in the same scripted function. Under
+              :func:`torch.compile` it is ``"forward"``.
 
-            Beside class indices, ``ignore_index``, ``reduction`` and ``empty``, an option makes it ``"recompute"``.
+            Both round the gradient of a mean to ``input``'s dtype before the upstream gradient scales it: with float16
+            logits and a loss that is scaled up, ``"recompute"`` keeps what they lose below 6e-8. Beside class indices,
+            ``ignore_index``, ``reduction`` and ``empty``, an option makes it ``"recompute"``.
 
     Returns:
         float64 for float64 logits, else float32 (torch: the dtype of the logits).
@@ -192,9 +196,9 @@ def cross_entropy(
         ValueError: the batch sizes differ, or an option is not one of the above.
         RuntimeError: other shapes or dtypes do not match the above.
 
-    Class indices with ``weight``, ``z_loss`` or neither take one pass, without memory of the logits' size but for the
-    gradient. The other options are made of :func:`log_softmax`, and take some. A class of probability or weight 0 adds
-    nothing even where its logit is −inf (torch: NaN).
+    Class indices with or without ``weight`` take one pass, without memory of the logits' size but for the gradient. The
+    other options are made of :func:`log_softmax` and :func:`logsumexp`, and take some. A class of probability or weight
+    0 adds nothing even where its logit is −inf (torch: NaN).
 
     >>> cross_entropy(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0]))
     tensor(0.4076)
@@ -257,7 +261,7 @@ def causal_lm_loss(
         labels: ``[…, length]``: int64, int32 or uint8, those of the positions themselves.
         num_items_in_batch: What the sum of the losses is divided by, such as the labels of all batches that gradients
             are accumulated over; their own number if None.
-        ignore_index: Labels that count for nothing. It must be a value of the labels' dtype.
+        ignore_index: Labels that count for nothing.
         options: Those of :func:`cross_entropy`, but for ``reduction``.
 
     Raises:
@@ -272,7 +276,7 @@ def causal_lm_loss(
             f"causal_lm_loss: expected labels of shape {list(logits.shape[:-1])} for logits of shape "
             f"{list(logits.shape)}, got {list(labels.shape)}"
         )
-    following = torch.nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
+    following = torch.nn.functional.pad(labels.long(), (0, 1), value=ignore_index)[..., 1:]
     reduction = "mean" if num_items_in_batch is None else "sum"
     loss = cross_entropy(
         logits.reshape(-1, logits.shape[-1]),

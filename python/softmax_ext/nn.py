@@ -98,6 +98,10 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         _check_choice("empty", empty, ["nan", "zero"])
         _check_choice("gradient", gradient, ["recompute", "forward", "inplace"])
         _set_temperature(self, temperature)
+        if softcap is not None and not 0 < softcap < float("inf"):
+            raise ValueError(f"CrossEntropyLoss: expected a finite softcap > 0, got {softcap}")
+        if not z_loss >= 0:
+            raise ValueError(f"CrossEntropyLoss: expected z_loss >= 0, got {z_loss}")
         self.softcap = None if softcap is None else float(softcap)
         self.z_loss = float(z_loss)
         self.empty = empty

@@ -120,7 +120,13 @@ def reference(
     return rows.sum() if empty == "zero" and not valid.any() else rows.sum() / denominator
 
 
-@pytest.mark.parametrize("case", pairwise(CHOICES), ids=lambda case: ", ".join(str(v) for v in case.values()))
+# Without what makes log-probabilities of all classes, and with rows that are all ignored.
+ONE_PASS = {name: CHOICES[name][:1] for name in ("label_smoothing", "temperature", "softcap", "z_loss")}
+ONE_PASS = {**CHOICES, **ONE_PASS, "target": ["int64", "int32", "uint8"]}
+ALL_CASES = pairwise(CHOICES) + pairwise(ONE_PASS)
+
+
+@pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: ", ".join(str(v) for v in case.values()))
 def test_all_pairs_of_options_give_what_the_formulas_give(case):
     logits, target, options = make(case)
     dim = 0 if logits.dim() == 1 else 1
@@ -146,14 +152,7 @@ def test_all_pairs_of_options_give_what_the_formulas_give(case):
     exact_inputs = (exact_leaf, exact_target) if has_probabilities else (exact_leaf,)
     for got, want in zip(gradients, torch.autograd.grad(expected, exact_inputs, upstream.double()), strict=True):
         bound = torch.finfo(got.dtype).eps * want.abs() + 16 * unit * max(1, want.abs().max().item())
-        assert ((got.double() - want).abs() <= bound).all() or want.isnan().any()
-
-
-def test_the_pairs_cover_every_pair():
-    cases = pairwise(CHOICES)
-    for a, b in itertools.combinations(CHOICES, 2):
-        pairs = {(str(case[a]), str(case[b])) for case in cases}
-        assert len(pairs) == len(CHOICES[a]) * len(CHOICES[b])
+        assert ((got.double() - want).abs() <= bound).all()
 
 
 TARGET = torch.tensor([1, -100, 0, 2])
@@ -221,12 +220,46 @@ def test_a_class_that_counts_for_nothing_may_have_a_logit_of_minus_infinity():
         (torch.tensor([[0.0, 0.5, 0.5]]), {}),
         (torch.tensor([[0.2, 0.4, 0.4]]), {"weight": torch.tensor([0.0, 1.0, 1.0])}),
         (torch.tensor([1]), {"weight": torch.tensor([0.0, 1.0, 1.0]), "label_smoothing": 0.1}),
+        (torch.tensor([0]), {"weight": torch.tensor([0.0, 1.0, 1.0]), "reduction": "sum"}),
+        (torch.tensor([0]), {"weight": torch.tensor([0.0, 1.0, 1.0]), "reduction": "sum", "label_smoothing": 0.1}),
     ):
         loss = softmax_ext.cross_entropy(x, target, **options)
         (gradient,) = torch.autograd.grad(loss, x)
         assert loss.isfinite()
         assert gradient.isfinite().all()
         assert gradient[0, 0] == 0
+
+
+def test_everything_smoothed_leaves_the_target_no_say():
+    x = torch.tensor([[-INF, 1.0, 2.0]])
+    assert softmax_ext.cross_entropy(x, torch.tensor([0]), label_smoothing=1.0) == INF
+    x = torch.randn(3, 4)
+    of_any = [softmax_ext.cross_entropy(x, torch.full((3,), t), label_smoothing=1.0) for t in range(4)]
+    assert len({loss.item() for loss in of_any}) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("options", [{"z_loss": 0.1}, {"label_smoothing": 0.1}, {"temperature": 0.7}], ids=str)
+def test_gradients_of_16_bits_are_rounded_once(options, dtype):
+    x, target = torch.randn(64, 1000).to(dtype), torch.randint(1000, (64,))
+
+    def gradient(x):
+        x = x.requires_grad_()
+        return torch.autograd.grad(softmax_ext.cross_entropy(x, target, reduction="sum", **options), x)[0].double()
+
+    exact = gradient(x.double())
+    ideal = (exact.to(dtype).double() - exact).norm()
+    assert (gradient(x) - exact).norm() <= 1.2 * ideal
+
+
+def test_no_log_sum_exp_at_a_temperature_of_0():
+    x, target = torch.randn(2, 3), torch.tensor([0, 1])
+    for call in (
+        lambda: softmax_ext.cross_entropy(x, target, temperature=0.0, z_loss=0.1),
+        lambda: softmax_ext.cross_entropy_with_logsumexp(x, target, temperature=0.0),
+    ):
+        with pytest.raises(ValueError, match="expected a temperature > 0 with z_loss or a log-sum-exp, got 0"):
+            call()
 
 
 def test_a_target_is_probabilities_by_its_dtype_alone():
@@ -324,11 +357,13 @@ def test_every_option_compiles(options, dynamic):
 # Language models
 
 
-def test_the_labels_of_a_language_model_are_shifted_and_its_logits_are_not():
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)
+def test_the_labels_of_a_language_model_are_shifted_and_its_logits_are_not(dtype):
     logits = torch.randn(2, 5, 7, requires_grad=True)
     labels = torch.randint(7, (2, 5))
-    labels[0, 3] = -100
-    loss = softmax_ext.causal_lm_loss(logits, labels)
+    if dtype != torch.uint8:
+        labels[0, 3] = -100
+    loss = softmax_ext.causal_lm_loss(logits, labels.to(dtype))
     expected = F.cross_entropy(logits[:, :-1].reshape(-1, 7), labels[:, 1:].reshape(-1))
     torch.testing.assert_close(loss, expected)
     (gradient,) = torch.autograd.grad(loss, logits)
@@ -360,4 +395,4 @@ def test_equal_logits_have_the_log_of_their_number_as_loss_under_every_smoothing
     x = torch.full((2, 50_257), 1e4)
     for smoothing in (0.0, 0.1, 1.0):
         loss = softmax_ext.cross_entropy(x, torch.tensor([0, 50_256]), label_smoothing=smoothing)
-        assert math.isclose(loss.item(), math.log(50_257), rel_tol=2e-6)
+        assert math.isclose(loss.item(), math.log(50_257), rel_tol=4e-7)

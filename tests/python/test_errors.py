@@ -189,8 +189,10 @@ def test_a_label_smoothing_out_of_range(value):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"softcap": 0.0}, ValueError, "expected softcap > 0, got 0"),
-        ({"softcap": -1.0}, ValueError, "expected softcap > 0, got -1"),
+        ({"softcap": 0.0}, ValueError, "expected a finite softcap > 0, got 0"),
+        ({"softcap": -1.0}, ValueError, "expected a finite softcap > 0, got -1"),
+        ({"softcap": float("inf")}, ValueError, "expected a finite softcap > 0, got inf"),
+        ({"target": torch.zeros(2, 2).long(), "z_loss": 0.1}, RuntimeError, "expected target of shape [2]"),
         ({"z_loss": -0.1}, ValueError, "expected z_loss >= 0, got -0.1"),
         ({"empty": "none"}, ValueError, "expected empty 'nan' or 'zero', got 'none'"),
         ({"temperature": -1.0}, ValueError, "expected a temperature >= 0, got -1"),
@@ -240,6 +242,12 @@ def test_module_options_that_are_none():
         "CrossEntropyLoss: expected gradient 'recompute', 'forward' or 'inplace', got 'twice'",
         lambda: nn.CrossEntropyLoss(gradient="twice"),
     )
+    raises(
+        ValueError,
+        "CrossEntropyLoss: expected a finite softcap > 0, got -1.0",
+        lambda: nn.CrossEntropyLoss(softcap=-1.0),
+    )
+    raises(ValueError, "CrossEntropyLoss: expected z_loss >= 0, got -1.0", lambda: nn.CrossEntropyLoss(z_loss=-1.0))
 
 
 def test_primitives_check_what_they_are_given():
