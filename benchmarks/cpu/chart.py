@@ -30,13 +30,14 @@ def draw(lines: list[dict], about: list[str], path: Path) -> None:
     axes.minorticks_off()
     axes.set_yticks(
         range(len(chosen)),
-        [f"{line['group']} {' × '.join(map(str, line['shape']))} {line['dtype']}" for line in chosen],
-        fontsize=8,
+        [f"{line['group']}\n{' × '.join(map(str, line['shape']))} {line['dtype']}" for line in chosen],
+        fontsize=7,
     )
     axes.set_ylim(-0.7, len(chosen) - 0.3)
     axes.set_xlim(left=min(0.7, axes.get_xlim()[0]))
     axes.set_xlabel(
-        f"time of the peer / time of softmax_ext, with {threads} thread{'s' * (threads > 1)} (more is better)"
+        f"time of the peer / time of softmax_ext, with {threads} thread{'s' * (threads > 1)} (more is better)",
+        fontsize=8,
     )
     axes.set_title("\n".join(about[1:]), fontsize=8)
     axes.legend(loc="lower right", fontsize=8)
