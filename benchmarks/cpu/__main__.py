@@ -3,6 +3,7 @@
     python -m benchmarks.cpu --quick         a case of every kind, under two minutes; compiles for all threads alone
     python -m benchmarks.cpu                 all cases
     python -m benchmarks.cpu --accuracy      errors in ULP beside torch's instead
+    python -m benchmarks.cpu --memory        the memory that cross-entropy takes, beside torch's, instead
 
 Prints ratios (peer's time / ours) beside what is asked of them, and how ours compares with a pass over the same memory:
 ``torch.mul(x, c, out=y)`` where there is an output, else ``x.sum()``. RESULT.json has the times, RESULT.png the chart.
@@ -25,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 import softmax_ext
-from benchmarks.cpu import accuracy, cases, chart
+from benchmarks.cpu import accuracy, cases, chart, memory
 from benchmarks.interleaved import machine, medians
 
 PEERS = ("eager", cases.COMPILED)
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--tuned-malloc", action="store_true", help="keep freed memory (glibc)")
     parser.add_argument("--result", type=Path, default=Path("build/bench/cpu"), help="without suffix")
     parser.add_argument("--accuracy", action="store_true", help="measure errors, not times")
+    parser.add_argument("--memory", action="store_true", help="measure the memory of the loss, not times")
     arguments = parser.parse_args()
     if arguments.repeats < 9:
         parser.error(f"expected at least 9 repeats, got {arguments.repeats}")
@@ -84,9 +86,10 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
     about = [*machine().splitlines(), f"softmax_ext {softmax_ext.__version__}, {softmax_ext.info()['cpu']}"]
     console.print(*about, sep="\n", markup=False)
-    if arguments.accuracy:
-        console.print(accuracy.table())
-        return
+    for is_wanted, report in ((arguments.accuracy, accuracy), (arguments.memory, memory)):
+        if is_wanted:
+            console.print(report.table())
+            return
 
     chosen = [
         (case, threads)

@@ -54,6 +54,35 @@ def cross_entropy_error(function: Callable, x: Tensor) -> float:
     return _largest_over((loss - exact).abs(), ulp(exact.clamp(min=1), torch.float32))
 
 
+def row_sum_error(function: Callable, x: Tensor) -> float:
+    """How far the probabilities of a row are from adding up to 1, in units of 1e-7."""
+    return float((function(x, -1).double().sum(-1) - 1).abs().amax()) / 1e-7
+
+
+def _gradient(function: Callable, x: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
+    x = x.to(dtype).requires_grad_()
+    return torch.autograd.grad(function(x, target, reduction="sum"), x)[0].double()
+
+
+def gradient_error(function: Callable, x: Tensor) -> float:
+    """The L2 error of the cross-entropy's gradient, as a multiple of that of rounding the exact one."""
+    target = torch.arange(x.shape[0]) % x.shape[1]
+    exact = _gradient(F.cross_entropy, x.detach(), target, torch.float64)
+    rounding = (exact.to(x.dtype).double() - exact).norm()
+    return float((_gradient(function, x.detach(), target, x.dtype) - exact).norm() / rounding)
+
+
+def true_class_error(function: Callable, x: Tensor) -> float:
+    """The largest error of the true class's gradient, for probabilities up to 1 − 1e-7 and logits near 1e4, in units of
+    1e-7."""
+    x = x.clone()
+    target = torch.zeros(x.shape[0], dtype=torch.int64)
+    x[:, 0] = x[:, 1:].logsumexp(1) + torch.linspace(0, 16, x.shape[0])
+    x += 1e4
+    errors = _gradient(function, x, target, x.dtype) - _gradient(F.cross_entropy, x, target, torch.float64)
+    return float(errors[:, 0].abs().amax()) / 1e-7
+
+
 def misrounded(function: Callable, x: Tensor) -> float:
     """The share of 16-bit results that are not the correctly rounded ones, in percent."""
     exact = getattr(torch, function.__name__)(x.double(), -1).to(x.dtype)
@@ -65,6 +94,9 @@ MEASURES = {
     "log_softmax float32, ULP": (log_softmax_error, torch.float32, "log_softmax"),
     "logsumexp float32, ULP": (logsumexp_error, torch.float32, "logsumexp"),
     "cross_entropy float32, ULP": (cross_entropy_error, torch.float32, "cross_entropy"),
+    "softmax float32, |1 − row sum|, 1e-7": (row_sum_error, torch.float32, "softmax"),
+    "cross_entropy gradient bfloat16, L2 of ideal": (gradient_error, torch.bfloat16, "cross_entropy"),
+    "true class's gradient float32, 1e-7": (true_class_error, torch.float32, "cross_entropy"),
     "softmax bfloat16, % misrounded": (misrounded, torch.bfloat16, "softmax"),
     "log_softmax bfloat16, % misrounded": (misrounded, torch.bfloat16, "log_softmax"),
     "softmax float16, % misrounded": (misrounded, torch.float16, "softmax"),
@@ -72,12 +104,26 @@ MEASURES = {
 }
 
 
+def _wide(x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The maxima in long double, the distances from them, and exp of those."""
+    wide = x.numpy().astype(np.longdouble)
+    top = wide.max(-1, keepdims=True)
+    return top, top - wide, np.exp(wide - top)
+
+
+def float64_logsumexp_error(function: Callable, length: int) -> float:
+    """That of logsumexp in float64 against long double, in ULP of the larger of 1 and the result."""
+    x = torch.randn(16, length, dtype=torch.float64)
+    top, _, terms = _wide(x)
+    exact = top[:, 0] + np.log(terms.sum(-1))
+    unit = ulp(torch.from_numpy(exact.astype(np.float64)).abs().clamp(min=1), torch.float64).numpy()
+    return float((np.abs(function(x, -1).numpy() - exact) / unit).max())
+
+
 def float64_error(function: Callable, length: int) -> float:
     """That of softmax in float64 against long double, in u · (1 + distance)."""
     x = torch.randn(16, length, dtype=torch.float64)
-    wide = x.numpy().astype(np.longdouble)
-    distance = wide.max(-1, keepdims=True) - wide
-    terms = np.exp(-distance)
+    _, distance, terms = _wide(x)
     exact = terms / terms.sum(-1, keepdims=True)
     error = np.abs(function(x, -1).numpy() - exact) / exact / (units(torch.float64) * (1 + distance))
     return float(error.max())
@@ -96,9 +142,10 @@ def table() -> Table:
             x = x.to(dtype)
             cells.append(f"{measure(ours, x):.3g} / {measure(theirs, x):.3g}")
         result.add_row(what, *cells)
-    cells = [
-        f"{float64_error(softmax_ext.softmax, length):.3g} / {float64_error(torch.softmax, length):.3g}"
-        for length in LENGTHS
-    ]
-    result.add_row("softmax float64, u·(1 + distance)", *cells)
+    for what, measure, name in (
+        ("softmax float64, u·(1 + distance)", float64_error, "softmax"),
+        ("logsumexp float64, ULP", float64_logsumexp_error, "logsumexp"),
+    ):
+        functions = getattr(softmax_ext, name), getattr(torch, name)
+        result.add_row(what, *(" / ".join(f"{measure(f, length):.3g}" for f in functions) for length in LENGTHS))
     return result
