@@ -338,6 +338,13 @@ SOFTMAX_EXT_INLINE void copy_element(void* to, int to_index, const void* from, i
       sizeof(T));
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// All bits of the first `count` lanes of 32 bits.
+SOFTMAX_EXT_INLINE __m256i first_lanes(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
 // The first `count` lanes, from 1 to all; the others are `padding`.
 template <typename T>
 SOFTMAX_EXT_INLINE Lanes<LaneOf<T>> load_some(const T* from, int count, Lanes<LaneOf<T>> padding) {
@@ -357,6 +364,14 @@ SOFTMAX_EXT_INLINE Lanes<LaneOf<T>> load_some(const T* from, int count, Lanes<La
     }
   }
 #else
+#if defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    using Native = typename Lanes<LaneOf<T>>::Native;
+    const __m256i mask = first_lanes(count);
+    const __m256 loaded = _mm256_maskload_ps(reinterpret_cast<const float*>(from), mask);
+    return (Native)_mm256_blendv_ps((__m256)padding.native, loaded, (__m256)mask);
+  }
+#endif
   typename Stored<T>::Vector vector = narrowed<T>(padding);
   for (int i = 0; i < count; ++i) copy_element<T>(&vector, i, from, i);
   return widened<T>(vector);
@@ -374,6 +389,12 @@ SOFTMAX_EXT_INLINE void store_some(T* to, Lanes<LaneOf<T>> lanes, int count) {
   else
     _mm256_mask_storeu_epi16(to, mask, (__m256i)vector);
 #else
+#if defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    _mm256_maskstore_ps(reinterpret_cast<float*>(to), first_lanes(count), (__m256)vector);
+    return;
+  }
+#endif
   for (int i = 0; i < count; ++i) copy_element<T>(to, i, &vector, i);
 #endif
 }
