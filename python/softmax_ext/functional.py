@@ -158,7 +158,7 @@ def cross_entropy(
         target: Class indices ``[N]``, ``[N, …]`` or ``[]`` in ``[0, C)`` or ``ignore_index``; int64, int32 or uint8. Or
             probabilities of ``input``'s shape, of a floating-point dtype, taken in that of the loss; their gradient is
             made too.
-        weight: One number per class, ``[C]``; of any floating-point dtype.
+        weight: One number per class, ``[C]``; of any floating-point dtype. Differentiable.
         size_average, reduce: Deprecated in torch; they choose ``reduction`` as there.
         ignore_index: Rows with this target have loss 0 and gradient 0, whatever their logits are. Not for
             probabilities.
@@ -170,7 +170,8 @@ def cross_entropy(
         softcap: s > 0: logits become ``s · tanh(x/s)`` first, before the temperature.
         z_loss: z ≥ 0: ``z · lse²`` is added to the loss of each row that is not ignored, with lse its log-sum-exp. It
             keeps logits from drifting. Not at a temperature of 0.
-        empty: What the mean over no row is: ``"nan"`` as in torch, or ``"zero"``; its gradient is 0 either way.
+        empty: What the mean is where every row is ignored or there is none: ``"nan"`` as in torch, or ``"zero"``; its
+            gradient is 0 either way.
         gradient: How backward has the gradient of the logits, if they require one.
 
             - ``"recompute"`` keeps ``input`` and two numbers per row, and makes it from those. The least work where
@@ -179,14 +180,17 @@ def cross_entropy(
               backward then scales it, or hands it out as it is where the upstream gradient is 1 (on a GPU without
               waiting for that number). A third less work, at a time when the logits are in the cache.
             - ``"inplace"`` does the same over the logits, which hold the gradient from then on: the least memory
-              there is. For logits that nothing else needs, such as the output of a linear layer. Whoever does need
-              them for backward raises, as does a second backward, forward mode, ``create_graph`` and ``torch.func``;
-              ``input`` must not be a leaf or a view of one, nor made in the same scripted function. Under
-              :func:`torch.compile` it is ``"forward"``.
+              there is. For logits that nothing else needs, such as the output of a linear layer: take nothing from them
+              after this call, neither another loss nor an accuracy. What needed them for backward before it raises
+              (``relu`` and ``tanh`` need their output), as does a second backward, forward mode, ``create_graph`` and
+              ``torch.func``; ``input`` must not be a leaf, a view of one, one of several views (``chunk``), nor made in
+              the same scripted function. Logits that require no gradient are left alone; under :func:`torch.compile` it
+              is ``"forward"``.
 
             Both round the gradient of a mean to ``input``'s dtype before the upstream gradient scales it: with float16
-            logits and a loss that is scaled up, ``"recompute"`` keeps what they lose below 6e-8. Beside class indices,
-            ``ignore_index``, ``reduction`` and ``empty``, an option makes it ``"recompute"``.
+            logits and a loss that is scaled up, ``"recompute"`` keeps what they lose below 6e-8. With ``weight``,
+            probabilities, ``label_smoothing``, ``temperature``, ``softcap`` or ``z_loss`` the gradient is made as by
+            ``"recompute"``, whatever is asked for.
 
     Returns:
         float64 for float64 logits, else float32 (torch: the dtype of the logits).
@@ -194,7 +198,8 @@ def cross_entropy(
     Raises:
         IndexError: a target is neither a class nor ``ignore_index`` (CPU; on CUDA an assertion of the device).
         ValueError: the batch sizes differ, or an option is not one of the above.
-        RuntimeError: other shapes or dtypes do not match the above.
+        NotImplementedError: the dtype of ``input`` or ``weight`` is not one of the above.
+        RuntimeError: ``label_smoothing`` is out of range, or other shapes or dtypes do not match the above.
 
     Class indices with or without ``weight`` take one pass, without memory of the logits' size but for the gradient. The
     other options are made of :func:`log_softmax` and :func:`logsumexp`, and take some. A class of probability or weight
@@ -262,10 +267,11 @@ def causal_lm_loss(
         num_items_in_batch: What the sum of the losses is divided by, such as the labels of all batches that gradients
             are accumulated over; their own number if None.
         ignore_index: Labels that count for nothing.
-        options: Those of :func:`cross_entropy`, but for ``reduction``.
+        options: Those of :func:`cross_entropy`, but for ``reduction``, and for logits ``[all positions, vocabulary]``.
 
     Raises:
         ValueError: ``labels`` is not of the shape of ``logits`` without its last dim.
+        TypeError: ``labels`` is of a floating-point dtype.
 
     >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
     >>> causal_lm_loss(logits, torch.tensor([[1, 0, 1]]))
@@ -276,6 +282,8 @@ def causal_lm_loss(
             f"causal_lm_loss: expected labels of shape {list(logits.shape[:-1])} for logits of shape "
             f"{list(logits.shape)}, got {list(labels.shape)}"
         )
+    if labels.is_floating_point():
+        raise TypeError(f"causal_lm_loss: expected labels of dtype int64, int32 or uint8, got {labels.dtype}")
     following = torch.nn.functional.pad(labels.long(), (0, 1), value=ignore_index)[..., 1:]
     reduction = "mean" if num_items_in_batch is None else "sum"
     loss = cross_entropy(

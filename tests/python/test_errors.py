@@ -229,6 +229,11 @@ def test_labels_of_a_language_model_have_the_shape_of_its_positions():
         "causal_lm_loss: expected labels of shape [2] for logits of shape [2, 3], got [3]",
         lambda: softmax_ext.causal_lm_loss(X, torch.zeros(3).long()),
     )
+    raises(
+        TypeError,
+        "causal_lm_loss: expected labels of dtype int64, int32 or uint8, got torch.float32",
+        lambda: softmax_ext.causal_lm_loss(X, torch.zeros(2)),
+    )
 
 
 def test_module_options_that_are_none():
