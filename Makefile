@@ -52,7 +52,7 @@ test-python: install
 test-levels: install
 	for level in portable avx2; do \
 	  (cd tests/python && SOFTMAX_EXT_CPU=$$level $(bin)/python -m pytest -q test_lengths.py test_softmax.py \
-	    test_cross_entropy.py test_out.py) || exit 1; \
+	    test_cross_entropy.py test_cross_entropy_options.py test_out.py) || exit 1; \
 	done
 
 # exp of every float32 of its range, on every instruction set.

@@ -16,7 +16,8 @@ foreach(level IN LISTS simd_levels)
     csrc/cpu/simd/cross_entropy.cpp
     csrc/cpu/simd/log_softmax.cpp
     csrc/cpu/simd/reduction.cpp
-    csrc/cpu/simd/softmax.cpp)
+    csrc/cpu/simd/softmax.cpp
+    csrc/cpu/simd/weighted_loss.cpp)
   # -O2 whatever the build: without inlining, vectors would go through memory. No errno: a call of exp would set it.
   target_compile_options(softmax_ext_simd_${level} PRIVATE -O2 -fno-math-errno ${simd_${level}_options})
   target_compile_definitions(softmax_ext_simd_${level} PRIVATE SOFTMAX_EXT_LEVEL=${level})

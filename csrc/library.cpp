@@ -15,6 +15,7 @@
 //   Outputs are contiguous and never an input's memory; what writes to an argument says so by (a!).
 //   Their backwards are primitives too.
 
+#include "csrc/loss_outputs.h"
 #include "csrc/outputs.h"
 #include "csrc/public_operators.h"
 #include "csrc/registration.h"
@@ -149,28 +150,41 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
       "_logsumexp_backward(Tensor grad, Tensor self, Tensor? temperature, int dim, float scale) -> "
       "Tensor",
       tags);
-  // (loss, count, statistics): the losses of rows that are not ignored, added up in float64 in a
-  // fixed order over all but the first `leading` dims (reduction 2) and divided by their count (1),
-  // or one per row (0). count and statistics are what backward needs, and not differentiable.
+  // (loss, count, statistics, logsumexp): the losses of rows (csrc/losses.h), added up in float64 in a
+  // fixed order over all but the first `leading` dims (reduction 2) and divided by their count (1), or
+  // one per row (0). count and statistics are what backward needs, and not differentiable.
+  const std::string rows_and_options =
+      "int dim, int reduction, int leading, SymInt ignore_index, Tensor? weight=None, Tensor? "
+      "temperature=None, float scale=1.0, float label_smoothing=0.0, float softcap=0.0, float "
+      "z_loss=0.0";
   m.def(
-      "_cross_entropy(Tensor self, Tensor target, int dim, int reduction, int leading, SymInt "
-      "ignore_index) -> (Tensor, Tensor, Tensor)",
+      c10::str(
+          "_cross_entropy(Tensor self, Tensor target, ",
+          rows_and_options,
+          ", bool has_logsumexp=False) -> (Tensor, Tensor, Tensor, Tensor)")
+          .c_str(),
       tags);
   m.def(
       "_cross_entropy_backward(Tensor grad, Tensor self, Tensor target, Tensor count, Tensor "
-      "statistics, int dim, int reduction, SymInt ignore_index) -> Tensor",
+      "statistics, int dim, int reduction, SymInt ignore_index, Tensor? weight=None, Tensor? "
+      "temperature=None, float scale=1.0, float label_smoothing=0.0, float softcap=0.0, float "
+      "z_loss=0.0, Tensor? grad_logsumexp=None) -> Tensor",
       tags);
   // And the gradient in the same pass, for an upstream gradient of 1; _scale_gradient is the rest of
   // backward.
   m.def(
-      "_cross_entropy_with_gradient(Tensor self, Tensor target, int dim, int reduction, int "
-      "leading, "
-      "SymInt ignore_index) -> (Tensor, Tensor, Tensor, Tensor)",
+      c10::str(
+          "_cross_entropy_with_gradient(Tensor self, Tensor target, ",
+          rows_and_options,
+          ") -> (Tensor, Tensor, Tensor, Tensor)")
+          .c_str(),
       tags);
   m.def(
-      "_cross_entropy_in_place(Tensor(a!) self, Tensor target, int dim, int reduction, int "
-      "leading, "
-      "SymInt ignore_index) -> (Tensor, Tensor, Tensor)",
+      c10::str(
+          "_cross_entropy_in_place(Tensor(a!) self, Tensor target, ",
+          rows_and_options,
+          ") -> (Tensor, Tensor, Tensor)")
+          .c_str(),
       tags);
   // Targets as int64, checked, with 0 in ignored rows.
   m.def("_class_indices(Tensor self, Tensor target, int dim, SymInt ignore_index) -> Tensor", tags);
@@ -234,10 +248,11 @@ SOFTMAX_EXT_LIBRARY_IMPL(Meta, m) {
   m.impl("_log_softmax_backward_into", &outputs::log_softmax_backward_into);
   m.impl("_logsumexp", &outputs::logsumexp);
   m.impl("_logsumexp_backward", &outputs::logsumexp_backward);
-  m.impl("_cross_entropy", &outputs::cross_entropy);
-  m.impl("_cross_entropy_backward", &outputs::cross_entropy_backward);
-  m.impl("_cross_entropy_with_gradient", &outputs::cross_entropy_with_gradient);
-  m.impl("_cross_entropy_in_place", &outputs::cross_entropy_in_place);
+  softmax_ext::register_losses<
+      outputs::cross_entropy,
+      outputs::cross_entropy_with_gradient,
+      outputs::cross_entropy_in_place,
+      outputs::cross_entropy_backward>(m);
   m.impl("_scale_gradient", &outputs::scale_gradient);
   m.impl("_class_indices", &outputs::class_indices);
 }

@@ -41,27 +41,12 @@ void check_normalized_backward(
     int64_t dim,
     at::ScalarType out);
 
-// What cross_entropy asks of its logits, of a target of probabilities, and of weights of classes.
-void check_input(const char* op, const Tensor& self);
-void check_probability_target(const char* op, const Tensor& self, const Tensor& target);
-void check_class_weight(const char* op, const Tensor& self, const Tensor& weight, int64_t dim);
-
-void check_class_target(const char* op, const Tensor& self, const Tensor& target, int64_t dim);
-// Counts a write to `tensor` (Tensor._version), whose elements must all be different ones.
-void check_writable(const char* op, const Tensor& tensor);
-
 signature::Normalize softmax, log_softmax, logsumexp;
 signature::NormalizeBackward softmax_backward, log_softmax_backward;
 // These count the write as one (Tensor._version).
 signature::NormalizeInto softmax_into, log_softmax_into;
 signature::NormalizeBackwardInto softmax_backward_into, log_softmax_backward_into;
 signature::LogSumExpBackward logsumexp_backward;
-// In place: the gradient is `self`, and counts as a write to it.
-signature::CrossEntropy cross_entropy, cross_entropy_in_place;
-signature::CrossEntropyWithGradient cross_entropy_with_gradient;
-signature::CrossEntropyBackward cross_entropy_backward;
-signature::ScaleGradient scale_gradient;
-signature::ClassIndices class_indices;
 
 }  // namespace outputs
 }  // namespace softmax_ext

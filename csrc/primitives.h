@@ -55,7 +55,7 @@ inline constexpr Operator<"softmax_ext::_cross_entropy_backward", CrossEntropyBa
     cross_entropy_backward;
 inline constexpr Operator<"softmax_ext::_cross_entropy_with_gradient", CrossEntropyWithGradient>
     cross_entropy_with_gradient;
-inline constexpr Operator<"softmax_ext::_cross_entropy_in_place", CrossEntropy>
+inline constexpr Operator<"softmax_ext::_cross_entropy_in_place", CrossEntropyInPlace>
     cross_entropy_in_place;
 inline constexpr Operator<"softmax_ext::_scale_gradient", ScaleGradient> scale_gradient;
 inline constexpr Operator<"softmax_ext::_class_indices", ClassIndices> class_indices;

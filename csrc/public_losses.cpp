@@ -1,46 +1,26 @@
-// cross_entropy with all of its options. With logits x (softcap and temperature applied), classes c,
-// weights w, smoothing e and logp = log_softmax(x), the loss of a row is
-//
-//   classes t        (1 − e) · w_t · (−logp_t)  +  e/C · Σ_c w_c · (−logp_c)  +  z · lse²
-//   probabilities t  Σ_c t'_c · w_c · (−logp_c)  +  z · lse²,   t' = t (1 − e) + e/C
-//
-// and the mean is over Σ w_t of the rows that are not ignored, or over all rows. The primitive
-// _cross_entropy does the case that is most common, in one pass; class weights and an empty batch
-// are added to its rows. The rest is composed of log_softmax, logsumexp and ATen operators.
+// cross_entropy with all of its options (csrc/losses.h has the formula): one primitive, after its arguments
+// are checked and brought to the dtypes that it takes.
 
 #include <ATen/TensorOperators.h>
 #include <ATen/TensorSubclassLikeUtils.h>
-#include <ATen/ops/isneginf.h>
 #include <c10/core/GradMode.h>
 
 #include <cmath>
 
 #include "csrc/element_type.h"
-#include "csrc/outputs.h"
+#include "csrc/loss_outputs.h"
+#include "csrc/losses.h"
 #include "csrc/primitives.h"
 #include "csrc/public_operators.h"
 
 namespace softmax_ext::public_operator {
 namespace {
 
-// The arguments, checked, and in the dtypes and shapes that the formulas take.
+// The arguments of the primitive.
 struct Loss {
   Tensor self;
-  int64_t dim;
   Tensor target;
-  bool has_classes;  // else probabilities
-  optional<Tensor> weight;
-  optional<Tensor> temperature;
-  double scale;
-  at::ScalarType lane;
-
-  const LossOptions& options;
-
-  // Whether −logp of the target is what _cross_entropy makes.
-  bool is_plain() const {
-    return has_classes && !temperature && scale == 1 && !options.softcap &&
-           options.label_smoothing == 0;
-  }
+  LossArguments arguments;
 };
 
 Loss resolved(
@@ -78,20 +58,28 @@ Loss resolved(
   TORCH_CHECK(
       self.dim() > 0,
       "cross_entropy: expected an input of shape [C] or [N, C, ...], got a 0-d tensor");
-  outputs::check_input(op, self);
+  outputs::check_loss_input(op, self);
   const bool is_one_sample = self.dim() == 1;
+  const int64_t dim = is_one_sample ? 0 : 1;
+  const auto lane = lane_dtype(self.scalar_type());
   Loss loss{
       .self = self,
-      .dim = is_one_sample ? 0 : 1,
       .target = target,
-      .has_classes = !target.is_floating_point(),
-      .weight = std::nullopt,
-      .temperature = std::nullopt,
-      .scale = scale,
-      .lane = lane_dtype(self.scalar_type()),
-      .options = options};
+      .arguments = {
+                    .dim = dim,
+                    .reduction = options.reduction,
+                    .leading = 0,
+                    .ignore_index = options.ignore_index,
+                    .weight = std::nullopt,
+                    .temperature = std::nullopt,
+                    .scale = scale,
+                    .label_smoothing = options.label_smoothing,
+                    .softcap = options.softcap.value_or(0),
+                    .z_loss = options.z_loss}
+  };
+  const bool are_classes = has_classes(target);
   // As torch, one sample may come with its class in a tensor of one element.
-  if (loss.has_classes && is_one_sample && target.dim() == 1) loss.target = target.squeeze(0);
+  if (are_classes && is_one_sample && target.dim() == 1) loss.target = target.squeeze(0);
   if (!is_one_sample && loss.target.dim() > 0)
     TORCH_CHECK_VALUE(
         loss.target.sym_size(0).sym_eq(self.sym_size(0)).guard_or_true(__FILE__, __LINE__),
@@ -99,21 +87,26 @@ Loss resolved(
         self.sym_size(0),
         " samples, got ",
         loss.target.sym_size(0));
-  if (loss.has_classes) outputs::check_class_target(op, self, loss.target, loss.dim);
-  if (!loss.has_classes) {
+  if (are_classes) {
+    outputs::check_class_target(op, self, loss.target, dim);
+  } else {
     outputs::check_probability_target(op, self, target);
-    loss.target = target.to(loss.lane);
+    TORCH_CHECK(
+        options.ignore_index < 0,
+        "cross_entropy: expected no ignore_index with a target of probabilities, got ",
+        options.ignore_index);
+    loss.target = target.to(lane);
   }
   if (options.weight && options.weight->defined()) {
-    outputs::check_class_weight(op, self, *options.weight, loss.dim);
-    loss.weight = options.weight->to(loss.lane);
+    outputs::check_class_weight(op, self, *options.weight, dim);
+    loss.arguments.weight = options.weight->to(lane);
   }
   if (temperature) {
     TORCH_CHECK(
         !temperature->is_complex(),
         "cross_entropy: expected a real temperature, got dtype ",
         temperature->scalar_type());
-    loss.temperature = temperature->to(loss.lane);
+    loss.arguments.temperature = temperature->to(lane);
   }
   return loss;
 }
@@ -135,147 +128,64 @@ bool is_in_place(const Tensor& self) {
   return true;
 }
 
-// The loss, and how many rows are in each sum.
-std::pair<Tensor, Tensor> fused(const Loss& loss, int64_t reduction, std::string_view gradient) {
-  const auto& ignore_index = loss.options.ignore_index;
-  const auto call = [&](const auto& primitive) -> std::pair<Tensor, Tensor> {
-    const auto results =
-        primitive(loss.self, loss.target, loss.dim, reduction, /*leading=*/0, ignore_index);
+// As the user wants the gradient made: (loss, count).
+std::pair<Tensor, Tensor> reduced_loss(const Loss& loss, std::string_view gradient) {
+  const auto call = [&](const auto& primitive, const auto&... last) -> std::pair<Tensor, Tensor> {
+    const auto results = call_loss(primitive, loss.self, loss.target, loss.arguments, last...);
     return {std::get<0>(results), std::get<1>(results)};
   };
-  if (gradient == "recompute" || !(loss.self.requires_grad() && c10::GradMode::is_enabled()))
-    return call(primitive::cross_entropy);
-  if (gradient == "inplace" && is_in_place(loss.self))
+  const auto requires_grad = [](const optional<Tensor>& tensor) {
+    return tensor && tensor->defined() && tensor->requires_grad();
+  };
+  const bool is_trained = loss.self.requires_grad() && c10::GradMode::is_enabled();
+  if (gradient == "recompute" || !is_trained) return call(primitive::cross_entropy, false);
+  // Other gradients than that of the logits are made from these.
+  const bool has_others = requires_grad(loss.target) || requires_grad(loss.arguments.weight) ||
+                          requires_grad(loss.arguments.temperature);
+  if (gradient == "inplace" && is_in_place(loss.self) && !has_others)
     return call(primitive::cross_entropy_in_place);
   return call(primitive::cross_entropy_with_gradient);
 }
 
-// The rows that are not ignored, where some may be.
-optional<Tensor> ignored_rows(const Loss& loss) {
-  if (!loss.has_classes) return std::nullopt;
-  return loss.target.to(at::kLong).eq(at::Scalar(loss.options.ignore_index));
-}
-
-// Logits whose ignored rows hold 0, whatever they held, with softcap applied.
-Tensor logits_of(const Loss& loss, const optional<Tensor>& ignored) {
-  Tensor logits = loss.self;
-  if (ignored) logits = logits.masked_fill(ignored->unsqueeze(loss.dim), 0);
-  if (!loss.options.softcap) return logits;
-  const double softcap = *loss.options.softcap;
-  return (logits.to(loss.lane) / softcap).tanh() * softcap;
-}
-
-Tensor logsumexp_of(const Loss& loss, const Tensor& logits) {
-  return primitive::logsumexp(
-             logits, loss.temperature, loss.dim, loss.scale, code_of_dtype(loss.lane))
-      .squeeze(loss.dim);
-}
-
-// The weights of classes, to broadcast against the logits.
-Tensor weights_along(const Loss& loss) {
-  Tensor weight = *loss.weight;
-  for (int64_t dim = loss.dim + 1; dim < loss.self.dim(); ++dim) weight = weight.unsqueeze(-1);
-  return weight;
-}
-
-// Σ_c q_c · (−logp_c), where 0 · (−inf) is 0.
-Tensor expected_surprise(const Tensor& weights, const Tensor& logp, int64_t dim) {
-  const Tensor counts_not = at::isneginf(logp).logical_and(weights == 0);
-  return -(weights * logp.masked_fill(counts_not, 0)).sum(dim);
-}
-
-// surprise · factor, where inf · 0 is 0.
-Tensor weighted(const Tensor& surprise, const Tensor& factor) {
-  return surprise.masked_fill(factor == 0, 0) * factor;
-}
-
-// Without the z-loss; ignored rows hold anything.
-Tensor losses_of_rows(
-    const Loss& loss,
-    const Tensor& logits,
-    const Tensor& indices,
-    const optional<Tensor>& weights_of_rows) {
-  const double e = loss.options.label_smoothing;
-  const c10::SymInt classes = loss.self.sym_size(loss.dim);
-  if (loss.is_plain()) {
-    const Tensor rows = fused(loss, Reduction::none, "recompute").first;
-    return weights_of_rows ? weighted(rows, *weights_of_rows) : rows;
-  }
-  const Tensor logp = primitive::log_softmax(
-      logits, loss.temperature, loss.dim, loss.scale, code_of_dtype(loss.lane));
-  if (!loss.has_classes) {
-    Tensor weights = loss.target;
-    if (e > 0)
-      weights = (weights * (1 - e)).add(at::Scalar(c10::SymFloat(e) / c10::SymFloat(classes)));
-    if (loss.weight) weights = weights * weights_along(loss);
-    return expected_surprise(weights, logp, loss.dim);
-  }
-  Tensor rows = -logp.gather(loss.dim, indices.unsqueeze(loss.dim)).squeeze(loss.dim);
-  if (weights_of_rows) rows = weighted(rows, *weights_of_rows);
-  if (e == 0) return rows;
-  const Tensor of_all =
-      loss.weight ? expected_surprise(weights_along(loss), logp, loss.dim) : -logp.sum(loss.dim);
-  const Tensor smoothed = of_all / at::Scalar(classes) * e;
-  return e == 1 ? smoothed : rows * (1 - e) + smoothed;
-}
-
-// What the losses are added up and divided by.
-Tensor reduced(
-    const Loss& loss,
-    const Tensor& rows,
-    const optional<Tensor>& ignored,
-    const optional<Tensor>& weights_of_rows) {
-  if (loss.options.reduction == Reduction::none) return rows;
-  const Tensor sum = rows.sum(at::kDouble);
-  if (loss.options.reduction == Reduction::sum) return sum.to(loss.lane);
-  const bool is_zero = loss.options.empty == "zero";
-  if (!ignored) {
-    const Tensor mean = sum / at::Scalar(rows.sym_numel());
-    return (is_zero && rows.sym_numel() == 0 ? sum : mean).to(loss.lane);
-  }
-  const Tensor valid = ignored->logical_not();
-  const Tensor count = valid.sum(at::kDouble);
-  Tensor denominator = count;
-  if (weights_of_rows) denominator = weights_of_rows->masked_fill(*ignored, 0).sum(at::kDouble);
-  if (is_zero) denominator = denominator.masked_fill(count == 0, 1);
-  return (sum / denominator).to(loss.lane);
+// The mean, where the weights that it divides by require a gradient.
+Tensor mean_by_weights(const Loss& loss, const Tensor& rows) {
+  const auto& [self, target, arguments] = loss;
+  if (!has_classes(target)) return rows.mean();
+  const Tensor indices =
+      primitive::class_indices(self, target, arguments.dim, arguments.ignore_index);
+  const Tensor of_rows = arguments.weight->index_select(0, indices.flatten());
+  const Tensor is_ignored = target.to(at::kLong).eq(at::Scalar(arguments.ignore_index)).flatten();
+  return (rows.sum(at::kDouble) / of_rows.masked_fill(is_ignored, 0).sum(at::kDouble))
+      .to(rows.scalar_type());
 }
 
 // The loss, and the log-sum-exp of each row if it is wanted.
-std::pair<Tensor, Tensor> cross_entropy_of(Loss loss, bool wants_logsumexp) {
-  const bool makes_logsumexp = loss.options.z_loss > 0 || wants_logsumexp;
+std::pair<Tensor, Tensor> cross_entropy_of(
+    const Loss& loss, const LossOptions& options, bool has_logsumexp) {
   TORCH_CHECK_VALUE(
-      !makes_logsumexp || std::isfinite(loss.scale),
+      (options.z_loss == 0 && !has_logsumexp) || std::isfinite(loss.arguments.scale),
       "cross_entropy: expected a temperature > 0 with z_loss or a log-sum-exp, got 0");
-  // Two gradients of the logits come together then, in the dtype of these.
-  if (makes_logsumexp) loss.self = loss.self.to(loss.lane);
-  const auto ignored = ignored_rows(loss);
-  const bool is_fused = loss.is_plain() && !loss.weight && loss.options.z_loss == 0;
-  if (is_fused && !wants_logsumexp) {
-    const auto [result, count] = fused(loss, loss.options.reduction, loss.options.gradient);
-    if (loss.options.empty == "zero" && loss.options.reduction == Reduction::mean)
-      return {result.masked_fill(count == 0, 0), Tensor()};
-    return {result, Tensor()};
+  const bool is_mean = options.reduction == Reduction::mean;
+  Tensor result, count, logsumexp;
+  if (is_mean && loss.arguments.has_weight() && loss.arguments.weight->requires_grad()) {
+    Loss of_rows = loss;
+    of_rows.arguments.reduction = Reduction::none;
+    const auto results = call_loss(
+        primitive::cross_entropy, loss.self, loss.target, of_rows.arguments, has_logsumexp);
+    result = mean_by_weights(loss, std::get<0>(results));
+    count = std::get<1>(results);
+    logsumexp = std::get<3>(results);
+  } else if (has_logsumexp) {
+    const auto results =
+        call_loss(primitive::cross_entropy, loss.self, loss.target, loss.arguments, true);
+    result = std::get<0>(results);
+    count = std::get<1>(results);
+    logsumexp = std::get<3>(results);
+  } else {
+    std::tie(result, count) = reduced_loss(loss, options.gradient);
   }
-  Tensor indices;
-  if (loss.has_classes && (loss.weight || !loss.is_plain()))
-    indices = primitive::class_indices(loss.self, loss.target, loss.dim, loss.options.ignore_index);
-  optional<Tensor> weights_of_rows;
-  if (loss.weight && loss.has_classes) {
-    weights_of_rows =
-        loss.weight->index_select(0, indices.flatten()).view_symint(indices.sym_sizes());
-  }
-  const bool needs_logits = !loss.is_plain() || makes_logsumexp;
-  const Tensor logits = needs_logits ? logits_of(loss, ignored) : Tensor();
-  Tensor rows = losses_of_rows(loss, logits, indices, weights_of_rows);
-  Tensor lse;
-  if (makes_logsumexp) {
-    lse = logsumexp_of(loss, logits);
-    if (ignored) lse = lse.masked_fill(*ignored, 0);
-  }
-  if (loss.options.z_loss > 0) rows = rows + lse.square() * loss.options.z_loss;
-  if (ignored) rows = rows.masked_fill(*ignored, 0);
-  return {reduced(loss, rows, ignored, weights_of_rows), lse};
+  if (is_mean && options.empty == "zero") result = result.masked_fill(count == 0, 0);
+  return {result, logsumexp};
 }
 
 // A class index for each row of a matrix and no option: what the formulas above come to, sooner.
@@ -321,8 +231,20 @@ Tensor cross_entropy(
       gradient};
   if (is_usual(self, target, temperature, options))
     return std::get<0>(primitive::cross_entropy(
-        self, target, /*dim=*/1, reduction, /*leading=*/0, options.ignore_index));
-  return cross_entropy_of(resolved(self, target, temperature, 1, options), false).first;
+        self,
+        target,
+        /*dim=*/1,
+        reduction,
+        /*leading=*/0,
+        options.ignore_index,
+        std::nullopt,
+        std::nullopt,
+        /*scale=*/1,
+        /*label_smoothing=*/0,
+        /*softcap=*/0,
+        /*z_loss=*/0,
+        /*has_logsumexp=*/false));
+  return cross_entropy_of(resolved(self, target, temperature, 1, options), options, false).first;
 }
 
 Tensor cross_entropy_float(
@@ -347,7 +269,8 @@ Tensor cross_entropy_float(
       empty,
       gradient};
   const double scale = scale_of(temperature);
-  return cross_entropy_of(resolved(self, target, std::nullopt, scale, options), false).first;
+  return cross_entropy_of(resolved(self, target, std::nullopt, scale, options), options, false)
+      .first;
 }
 
 std::tuple<Tensor, Tensor> cross_entropy_with_logsumexp(
@@ -363,7 +286,7 @@ std::tuple<Tensor, Tensor> cross_entropy_with_logsumexp(
     std::string_view empty) {
   const LossOptions options{
       weight, reduction, std::move(ignore_index), label_smoothing, softcap, z_loss, empty};
-  return cross_entropy_of(resolved(self, target, temperature, 1, options), true);
+  return cross_entropy_of(resolved(self, target, temperature, 1, options), options, true);
 }
 
 std::tuple<Tensor, Tensor> cross_entropy_with_logsumexp_float(
@@ -380,7 +303,7 @@ std::tuple<Tensor, Tensor> cross_entropy_with_logsumexp_float(
   const LossOptions options{
       weight, reduction, std::move(ignore_index), label_smoothing, softcap, z_loss, empty};
   const double scale = scale_of(temperature);
-  return cross_entropy_of(resolved(self, target, std::nullopt, scale, options), true);
+  return cross_entropy_of(resolved(self, target, std::nullopt, scale, options), options, true);
 }
 
 }  // namespace softmax_ext::public_operator

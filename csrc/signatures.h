@@ -60,26 +60,56 @@ using LogSumExpBackward = Tensor(
     int64_t dim,
     double scale);
 
-// (loss, count, statistics). `reduction`: the losses of the rows, or their mean or sum over all but
-// the first `leading` dims; count: how many rows of each such sum are not ignored; statistics: max and
-// log Σ exp(x − max) of each row, [2, rows].
-using CrossEntropy = std::tuple<Tensor, Tensor, Tensor>(
+// (loss, count, statistics, logsumexp) of the loss that csrc/losses.h describes. `reduction`: the losses
+// of the rows, or their mean or sum over all but the first `leading` dims; count: what the mean of each
+// such sum divides by; statistics: max and log Σ exp((x − max) / T) of each row, [2, rows]; logsumexp:
+// of each row, 0 in ignored ones, or of no elements unless `has_logsumexp`.
+using CrossEntropy = std::tuple<Tensor, Tensor, Tensor, Tensor>(
     const Tensor& self,
     const Tensor& target,
     int64_t dim,
     int64_t reduction,
     int64_t leading,
-    c10::SymInt ignore_index);
+    c10::SymInt ignore_index,
+    const optional<Tensor>& weight,
+    const optional<Tensor>& temperature,
+    double scale,
+    double label_smoothing,
+    double softcap,
+    double z_loss,
+    bool has_logsumexp);
 
-// The same and the gradient of the loss, for upstream gradients of 1.
+// (loss, count, statistics, gradient): the gradient of the loss too, for upstream gradients of 1.
 using CrossEntropyWithGradient = std::tuple<Tensor, Tensor, Tensor, Tensor>(
     const Tensor& self,
     const Tensor& target,
     int64_t dim,
     int64_t reduction,
     int64_t leading,
-    c10::SymInt ignore_index);
+    c10::SymInt ignore_index,
+    const optional<Tensor>& weight,
+    const optional<Tensor>& temperature,
+    double scale,
+    double label_smoothing,
+    double softcap,
+    double z_loss);
 
+// (loss, count, statistics): the gradient is `self`.
+using CrossEntropyInPlace = std::tuple<Tensor, Tensor, Tensor>(
+    const Tensor& self,
+    const Tensor& target,
+    int64_t dim,
+    int64_t reduction,
+    int64_t leading,
+    c10::SymInt ignore_index,
+    const optional<Tensor>& weight,
+    const optional<Tensor>& temperature,
+    double scale,
+    double label_smoothing,
+    double softcap,
+    double z_loss);
+
+// grad_logsumexp: of each row, or nothing where it is 0.
 using CrossEntropyBackward = Tensor(
     const Tensor& grad,
     const Tensor& self,
@@ -88,7 +118,14 @@ using CrossEntropyBackward = Tensor(
     const Tensor& statistics,
     int64_t dim,
     int64_t reduction,
-    c10::SymInt ignore_index);
+    c10::SymInt ignore_index,
+    const optional<Tensor>& weight,
+    const optional<Tensor>& temperature,
+    double scale,
+    double label_smoothing,
+    double softcap,
+    double z_loss,
+    const optional<Tensor>& grad_logsumexp);
 
 // The targets as int64, 0 in ignored rows: each is a class of `self`.
 using ClassIndices =

@@ -1,12 +1,15 @@
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/_assert_async.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/ne.h>
 
 #include <algorithm>
 #include <tuple>
 
 #include "csrc/element_type.h"
+#include "csrc/loss_outputs.h"
 #include "csrc/outputs.h"
 #include "csrc/registration.h"
 #include "cuda/glue.h"
@@ -14,142 +17,203 @@
 namespace softmax_ext::cuda {
 namespace {
 
-using Results = std::tuple<Tensor, Tensor, Tensor>;
-
 // The losses of the rows, as the kernels write them and as they are reduced.
 class Losses {
  public:
-  Losses(const Results& results, const Tensor& target, int64_t reduction)
-      : results_(results),
+  Losses(const Tensor& result, const Tensor& count, const Tensor& statistics, int64_t reduction)
+      : result_(result),
+        count_(count),
+        statistics_(statistics),
         reduction_(reduction),
         of_rows_(
             reduction == Reduction::none
-                ? std::get<0>(results)
-                : at::empty(target.sizes(), std::get<0>(results).options())) {}
+                ? result
+                : at::empty(statistics.sizes().slice(1), statistics.options())) {}
 
   CrossEntropyRows rows() const {
-    auto* const statistics = static_cast<char*>(std::get<2>(results_).mutable_data_ptr());
-    const std::size_t bytes = of_rows_.nbytes();
-    return {of_rows_.mutable_data_ptr(), statistics, statistics + bytes};
+    auto* const statistics = static_cast<char*>(statistics_.mutable_data_ptr());
+    return {of_rows_.mutable_data_ptr(), statistics, statistics + of_rows_.nbytes()};
   }
   void reduce(RowsCall& call, const ClassTargets& targets) const {
-    const auto& [result, count, statistics] = results_;
-    if (count.numel() == 0) return;
+    if (count_.numel() == 0) return;
     call.finish(launch_reduce_losses(
         element_type(of_rows_.scalar_type()),
-        count.numel(),
-        of_rows_.numel() / count.numel(),
+        count_.numel(),
+        of_rows_.numel() / count_.numel(),
         of_rows_.const_data_ptr(),
         targets,
         reduction_ == Reduction::mean,
-        reduction_ == Reduction::none ? nullptr : result.mutable_data_ptr(),
-        count.mutable_data_ptr<double>(),
+        reduction_ == Reduction::none ? nullptr : result_.mutable_data_ptr(),
+        count_.mutable_data_ptr<double>(),
         call.problem().stream));
+  }
+  // The same by counts that are there already.
+  void reduce() const {
+    if (reduction_ == Reduction::none) return;
+    const Tensor sums = summed(of_rows_.to(at::kDouble), count_.dim());
+    result_.copy_(reduction_ == Reduction::mean ? sums / count_ : sums);
+  }
+
+  // Over all but the first `leading` dims.
+  static Tensor summed(const Tensor& rows, int64_t leading) {
+    return leading < rows.dim() ? rows.flatten(leading, -1).sum(-1) : rows;
   }
 
  private:
-  const Results& results_;
+  const Tensor& result_;
+  const Tensor& count_;
+  const Tensor& statistics_;
   int64_t reduction_;
   Tensor of_rows_;
 };
 
 // A number for each run of rows as one for each row.
-Tensor of_rows(Tensor of_runs, const Tensor& target) {
-  while (of_runs.dim() < target.dim()) of_runs = of_runs.unsqueeze(-1);
-  return of_runs.expand(target.sizes());
+Tensor of_rows(Tensor of_runs, at::IntArrayRef sizes) {
+  while (of_runs.dim() < static_cast<int64_t>(sizes.size())) of_runs = of_runs.unsqueeze(-1);
+  return of_runs.expand(sizes);
 }
 
-// `gradient` is undefined, or where to write the gradient.
+// Which rows are not ignored.
+Tensor valid_rows(const Tensor& target, const LossArguments& loss) {
+  return at::ne(target.to(at::kLong), loss.ignore_index.expect_int());
+}
+
+// What the mean of each run of rows divides by.
+Tensor counts_of(
+    const Tensor& target, const LossArguments& loss, at::IntArrayRef rows, const Tensor& count) {
+  if (!has_classes(target)) {
+    int64_t number = 1;
+    for (size_t dim = loss.leading; dim < rows.size(); ++dim) number *= rows[dim];
+    return at::full_like(count, static_cast<double>(number));
+  }
+  const Tensor valid = valid_rows(target, loss);
+  if (!loss.has_weight()) return Losses::summed(valid.to(at::kDouble), loss.leading);
+  // Whether targets are in range is for the kernel to say.
+  const int64_t last = std::max<int64_t>(loss.weight->numel() - 1, 0);
+  const Tensor classes = target.to(at::kLong).clamp(0, last);
+  const Tensor weights = loss.weight->index_select(0, classes.flatten()).view(rows);
+  return Losses::summed(weights.to(at::kDouble).masked_fill(valid.logical_not(), 0), loss.leading);
+}
+
+Tensor divided(const Tensor& grad, const Tensor& count) {
+  return grad.div(count.to(grad.scalar_type())).masked_fill(grad == 0, 0);
+}
+
+// The options, as kernels read them; `call` keeps what is copied for it.
+WeightedLoss weighted_loss(RowsCall& call, const Tensor& target, const LossArguments& loss) {
+  WeightedLoss weighted{
+      .classes = {nullptr,  0},
+      .probabilities = { nullptr, {},      0},
+      .weights = nullptr,
+      .weights_sum = nullptr,
+      .label_smoothing = loss.label_smoothing,
+      .softcap = loss.softcap,
+      .z_loss = loss.z_loss
+  };
+  call.set_temperature(loss.temperature, loss.scale);
+  if (has_classes(target))
+    weighted.classes = call.targets(target, loss.ignore_index.expect_int());
+  else
+    weighted.probabilities = call.rows_of(target);
+  if (loss.has_weight()) {
+    const Tensor weight = loss.weight->contiguous();
+    weighted.weights = call.keep(weight).const_data_ptr();
+    weighted.weights_sum =
+        call.keep(weight.sum(at::kDouble).to(weight.scalar_type())).const_data_ptr();
+  }
+  return weighted;
+}
+
+// `logsumexp` is undefined where it is not wanted; `gradient` is, or it is where to write it.
 void compute(
     const Tensor& self,
     const Tensor& target,
-    int64_t dim,
-    int64_t reduction,
-    int64_t ignore_index,
-    const Results& results,
+    const LossArguments& loss,
+    const Tensor& result,
+    const Tensor& count,
+    const Tensor& statistics,
+    const Tensor& logsumexp,
     const Tensor& gradient) {
-  const auto& [result, count, statistics] = results;
-  dim = wrapped_dim("cross_entropy", dim, self.dim());
+  const int64_t dim = wrapped_dim("cross_entropy", loss.dim, self.dim());
+  const at::IntArrayRef sizes = statistics.sizes().slice(1);
   TORCH_CHECK(
-      self.numel() > 0 || target.numel() == 0,
+      self.numel() > 0 || statistics.numel() == 0,
       "cross_entropy on CUDA: expected at least 1 class, got 0 in dim ",
       dim);
   RowsCall call(self, dim, self.scalar_type(), self.scalar_type());
-  const Losses losses(results, target, reduction);
-  const ClassTargets targets = call.targets(target, ignore_index);
-  if (target.numel() > 0) {
-    if (!gradient.defined()) {
+  const Losses losses(result, count, statistics, loss.reduction);
+  const auto ones = [&] {
+    const Tensor one = at::full({}, 1, statistics.options());
+    if (loss.reduction != Reduction::mean) return one;
+    return divided(one, counts_of(target, loss, sizes, count));
+  };
+  if (is_plain(loss, target) && !logsumexp.defined()) {
+    const ClassTargets targets = call.targets(target, loss.ignore_index.expect_int());
+    if (self.numel() > 0 && !gradient.defined())
       call.finish(launch_cross_entropy(call.problem(), call.logits(self), targets, losses.rows()));
-    } else {
-      const auto lane = statistics.options();
-      Tensor grads = at::full({}, 1, lane);
-      if (reduction == Reduction::mean) {
-        const Tensor valid = at::ne(target.to(at::kLong), ignore_index).to(at::kDouble);
-        const Tensor counts =
-            target.dim() > count.dim() ? valid.flatten(count.dim(), -1).sum(-1) : valid;
-        grads = counts.reciprocal().to(lane.dtype());
-      }
+    else if (self.numel() > 0)
       call.finish(launch_cross_entropy_with_gradient(
           call.problem(),
           call.logits(self),
           // Read before any logit is overwritten, by other threads than those that need it.
           call.target_logits(self, target),
           targets,
-          call.row_numbers(of_rows(grads, target)),
+          call.row_numbers(of_rows(ones(), sizes)),
           losses.rows(),
           call.logits_result(gradient)));
-    }
+    losses.reduce(call, targets);
+    return;
   }
-  losses.reduce(call, targets);
+  count.copy_(counts_of(target, loss, sizes, count));
+  if (self.numel() > 0) {
+    const WeightedLoss weighted = weighted_loss(call, target, loss);
+    call.finish(launch_weighted_loss(
+        call.problem(),
+        call.logits(self),
+        weighted,
+        {
+            losses.rows(), logsumexp.defined() ? logsumexp.mutable_data_ptr() : nullptr
+    },
+        {gradient.defined() ? call.row_numbers(of_rows(ones(), sizes)) : RowNumbers{nullptr, 0},
+         {nullptr, 0}},
+        gradient.defined() ? call.logits_result(gradient) : nullptr));
+  }
+  losses.reduce();
 }
 
-Results cross_entropy(
-    const Tensor& self,
-    const Tensor& target,
-    int64_t dim,
-    int64_t reduction,
-    int64_t leading,
-    c10::SymInt ignore_index) {
-  const Results results =
-      outputs::cross_entropy(self, target, dim, reduction, leading, ignore_index);
-  compute(self, target, dim, reduction, ignore_index.expect_int(), results, Tensor());
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(
+    const Tensor& self, const Tensor& target, const LossArguments& loss, bool has_logsumexp) {
+  const auto results = outputs::cross_entropy(self, target, loss, has_logsumexp);
+  const auto& [result, count, statistics, logsumexp] = results;
+  compute(
+      self,
+      target,
+      loss,
+      result,
+      count,
+      statistics,
+      has_logsumexp ? logsumexp : Tensor(),
+      Tensor());
   return results;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_with_gradient(
-    const Tensor& self,
-    const Tensor& target,
-    int64_t dim,
-    int64_t reduction,
-    int64_t leading,
-    c10::SymInt ignore_index) {
-  const auto [result, count, statistics, gradient] =
-      outputs::cross_entropy_with_gradient(self, target, dim, reduction, leading, ignore_index);
-  compute(
-      self,
-      target,
-      dim,
-      reduction,
-      ignore_index.expect_int(),
-      {result, count, statistics},
-      gradient);
-  return {result, count, statistics, gradient};
+    const Tensor& self, const Tensor& target, const LossArguments& loss) {
+  const auto results = outputs::cross_entropy_with_gradient(self, target, loss);
+  const auto& [result, count, statistics, gradient] = results;
+  compute(self, target, loss, result, count, statistics, Tensor(), gradient);
+  return results;
 }
 
-Results cross_entropy_in_place(
-    const Tensor& self,
-    const Tensor& target,
-    int64_t dim,
-    int64_t reduction,
-    int64_t leading,
-    c10::SymInt ignore_index) {
-  const Results results =
-      outputs::cross_entropy_in_place(self, target, dim, reduction, leading, ignore_index);
+std::tuple<Tensor, Tensor, Tensor> cross_entropy_in_place(
+    const Tensor& self, const Tensor& target, const LossArguments& loss) {
+  const auto results = outputs::cross_entropy_in_place(self, target, loss);
+  const auto& [result, count, statistics] = results;
   if (self.is_contiguous()) {
-    compute(self, target, dim, reduction, ignore_index.expect_int(), results, self);
+    compute(self, target, loss, result, count, statistics, Tensor(), self);
   } else {
     const Tensor gradient = at::empty(self.sizes(), self.options());
-    compute(self, target, dim, reduction, ignore_index.expect_int(), results, gradient);
+    compute(self, target, loss, result, count, statistics, Tensor(), gradient);
     self.copy_(gradient);
   }
   return results;
@@ -157,27 +221,45 @@ Results cross_entropy_in_place(
 
 Tensor cross_entropy_backward(
     const Tensor& grad,
+    const optional<Tensor>& grad_logsumexp,
     const Tensor& self,
     const Tensor& target,
     const Tensor& count,
     const Tensor& statistics,
-    int64_t dim,
-    int64_t reduction,
-    c10::SymInt ignore_index) {
-  const Tensor grad_input = outputs::cross_entropy_backward(
-      grad, self, target, count, statistics, dim, reduction, ignore_index);
+    const LossArguments& loss) {
+  const Tensor grad_input =
+      outputs::cross_entropy_backward(grad, grad_logsumexp, self, target, count, statistics, loss);
   if (grad_input.numel() == 0) return grad_input;
-  dim = wrapped_dim("cross_entropy_backward", dim, self.dim());
+  const int64_t dim = wrapped_dim("cross_entropy_backward", loss.dim, self.dim());
   RowsCall call(self, dim, self.scalar_type(), self.scalar_type());
-  Tensor grads = grad;
-  if (reduction == Reduction::mean) grads = grad.div(count.to(grad.scalar_type()));
-  call.finish(launch_cross_entropy_backward(
+  const at::IntArrayRef sizes = statistics.sizes().slice(1);
+  const Tensor grads =
+      of_rows(loss.reduction == Reduction::mean ? divided(grad, count) : grad, sizes);
+  const bool has_logsumexp = grad_logsumexp && grad_logsumexp->defined();
+  if (is_plain(loss, target) && !has_logsumexp) {
+    call.finish(launch_cross_entropy_backward(
+        call.problem(),
+        call.logits(self),
+        call.targets(target, loss.ignore_index.expect_int()),
+        call.row_numbers(grads),
+        call.row_numbers(statistics.select(0, 0)),
+        call.row_numbers(statistics.select(0, 1)),
+        call.logits_result(grad_input)));
+    return grad_input;
+  }
+  const WeightedLoss weighted = weighted_loss(call, target, loss);
+  const Tensor of_rows = statistics.contiguous();
+  auto* const maxima =
+      static_cast<char*>(const_cast<void*>(of_rows.const_data_ptr()));  // read alone
+  call.finish(launch_weighted_loss_backward(
       call.problem(),
       call.logits(self),
-      call.targets(target, ignore_index.expect_int()),
-      call.row_numbers(of_rows(grads, target)),
-      call.row_numbers(statistics.select(0, 0)),
-      call.row_numbers(statistics.select(0, 1)),
+      weighted,
+      {
+          nullptr, maxima, maxima + of_rows.nbytes() / 2
+  },
+      {call.row_numbers(grads),
+       has_logsumexp ? call.row_numbers(*grad_logsumexp) : RowNumbers{nullptr, 0}},
       call.logits_result(grad_input)));
   return grad_input;
 }
@@ -226,10 +308,12 @@ void scale_gradient(const Tensor& gradient, const Tensor& grad, int64_t dim) {
 }  // namespace softmax_ext::cuda
 
 SOFTMAX_EXT_LIBRARY_IMPL(CUDA, m) {
-  m.impl("_cross_entropy", &softmax_ext::cuda::cross_entropy);
-  m.impl("_cross_entropy_with_gradient", &softmax_ext::cuda::cross_entropy_with_gradient);
-  m.impl("_cross_entropy_in_place", &softmax_ext::cuda::cross_entropy_in_place);
-  m.impl("_cross_entropy_backward", &softmax_ext::cuda::cross_entropy_backward);
-  m.impl("_class_indices", &softmax_ext::cuda::class_indices);
-  m.impl("_scale_gradient", &softmax_ext::cuda::scale_gradient);
+  namespace cuda = softmax_ext::cuda;
+  softmax_ext::register_losses<
+      cuda::cross_entropy,
+      cuda::cross_entropy_with_gradient,
+      cuda::cross_entropy_in_place,
+      cuda::cross_entropy_backward>(m);
+  m.impl("_class_indices", &cuda::class_indices);
+  m.impl("_scale_gradient", &cuda::scale_gradient);
 }

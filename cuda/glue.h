@@ -44,6 +44,10 @@ class RowsCall {
   const void* row_outputs(const Tensor& argument);
   RowNumbers row_numbers(const Tensor& argument);
   ClassTargets targets(const Tensor& target, int64_t ignore_index);
+  // Of the shape of self and in the type of arithmetic.
+  StridedRows rows_of(const Tensor& argument) { return input(argument, argument.scalar_type()); }
+  // `tensor` lives until the launch is enqueued.
+  const Tensor& keep(Tensor tensor);
   // A copy of the logit of each row's target, as a row of which every element is that; of none where
   // the target is no class.
   StridedRows target_logits(const Tensor& logits, const Tensor& target);
@@ -63,7 +67,6 @@ class RowsCall {
   std::vector<Tensor> kept_;
   std::vector<std::pair<Tensor, Tensor>> buffered_;  // a result and what the kernel writes for it
 
-  const Tensor& keep(Tensor tensor);
   StridedRows input(const Tensor& argument, at::ScalarType dtype);
   void* output(const Tensor& result, at::ScalarType dtype);
   static void* allocate_workspace(void* context, std::size_t bytes);

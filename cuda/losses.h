@@ -45,6 +45,43 @@ cudaError_t launch_cross_entropy_backward(
     const RowNumbers& log_sums,
     void* grad_logits);
 
+// The loss with options (csrc/losses.h).
+struct WeightedLoss {
+  ClassTargets classes;       // or, without `classes`,
+  StridedRows probabilities;  // in the type of arithmetic
+  const void* weights;        // of the classes, in the type of arithmetic; null: 1
+  const void* weights_sum;    // theirs
+  double label_smoothing;
+  double softcap;  // 0: none
+  double z_loss;
+};
+struct WeightedLossResults {
+  CrossEntropyRows rows;
+  void* logsumexps;  // or null
+};
+struct LossGradients {
+  RowNumbers losses;
+  RowNumbers logsumexps;  // null data: 0
+};
+
+// What launch_cross_entropy does, at the problem's temperatures. With `grad_logits`, which may be the
+// logits, the gradient in the same visit.
+cudaError_t launch_weighted_loss(
+    const RowsProblem&,
+    const StridedRows& logits,
+    const WeightedLoss& loss,
+    const WeightedLossResults& results,
+    const LossGradients& grads,
+    void* grad_logits);
+// From the maxima and log-sums that the above left in `rows`.
+cudaError_t launch_weighted_loss_backward(
+    const RowsProblem&,
+    const StridedRows& logits,
+    const WeightedLoss& loss,
+    const CrossEntropyRows& rows,
+    const LossGradients& grads,
+    void* grad_logits);
+
 // The sum of each of `groups` runs of `rows` losses (float, or double for float64), in double and a
 // fixed order, or the mean of those whose class is not ignore_index; and how many those are. Without
 // results, only that.

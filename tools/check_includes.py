@@ -29,7 +29,7 @@ RULES = [
     Rule(r"csrc/cpu/simd/", may=rf'{INTRINSICS}|{C_STANDARD}|<c\w+>|<type_traits>|"csrc/(numerics|cpu/simd)/'),
     Rule(
         r"cuda/(glue\.h|.*\.cpp)$",
-        may=rf'{STANDARD}|{CUDA}|{TORCH}|"csrc/(outputs|registration|rows|element_type)\.h"|"csrc/numerics/|"cuda/',
+        may=rf'{STANDARD}|{CUDA}|{TORCH}|"csrc/(outputs|loss_outputs|losses|registration|rows|element_type)\.h"|"csrc/numerics/|"cuda/',
     ),
     Rule(
         r"cuda/",
@@ -38,7 +38,7 @@ RULES = [
     ),
     Rule(
         r"csrc/cpu/",
-        may=rf'{STANDARD}|{TORCH}|"csrc/(outputs|registration|rows|element_type)\.h"|"csrc/(numerics|cpu)/',
+        may=rf'{STANDARD}|{TORCH}|"csrc/(outputs|loss_outputs|losses|registration|rows|element_type)\.h"|"csrc/(numerics|cpu)/',
         but_not=r"<(torch/csrc/autograd|ATen/cuda|c10/cuda)/",
     ),
     Rule(

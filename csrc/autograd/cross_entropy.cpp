@@ -1,9 +1,10 @@
-// Derivatives of the loss of a row, −log p[target]: dx = g·(p − [j = target]), 0 in ignored rows; g
-// is the gradient of the result, divided by the number of rows for a mean.
+// Derivatives of the cross-entropy loss (csrc/losses.h). Kernels make the gradient of the logits; what else
+// there is, is in loss_formulas.h.
 
 #include <ATen/TensorSubclassLikeUtils.h>
-#include <ATen/ops/eq.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/graph_task.h>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "csrc/autograd/formulas.h"
+#include "csrc/autograd/loss_formulas.h"
 #include "csrc/autograd/node.h"
 #include "csrc/element_type.h"
 #include "csrc/outputs.h"
@@ -20,71 +22,142 @@
 namespace softmax_ext::autograd {
 namespace {
 
-// value with 0 in ignored rows, whatever it holds there. `value` is of the logits' shape.
-Tensor without_ignored(
-    const Tensor& value, const Tensor& target, int64_t dim, const c10::SymInt& ignore_index) {
-  // As int64: a scalar that the target's dtype does not hold would wrap.
-  const Tensor is_ignored = target.to(at::kLong).eq(at::Scalar(ignore_index));
-  return value.masked_fill(is_ignored.unsqueeze(dim), 0);
-}
-
-// The gradients of the rows' losses, of the target's shape, from that of the result.
-Tensor gradients_of_rows(
-    const Tensor& grad, const Tensor& count, const Tensor& target, int64_t reduction) {
-  if (reduction == Reduction::none) return grad;
-  Tensor rows = reduction == Reduction::mean ? grad / count.to(grad.scalar_type()) : grad;
-  while (rows.dim() < target.dim()) rows = rows.unsqueeze(-1);
-  return rows.expand_symint(target.sym_sizes());
-}
-
-// What a number of each row adds up to in the result.
-Tensor reduced(const Tensor& rows, const Tensor& count, int64_t reduction) {
-  if (reduction == Reduction::none) return rows;
-  std::vector<int64_t> summed;
-  for (int64_t dim = count.dim(); dim < rows.dim(); ++dim) summed.push_back(dim);
-  const Tensor sums = summed.empty() ? rows : rows.sum(summed);
-  return reduction == Reduction::mean ? sums / count.to(rows.scalar_type()) : sums;
-}
-
-// The derivative of each row's loss in the direction `tangent`, of the logits' shape.
-Tensor tangents_of_rows(
-    const Tensor& tangent,
-    const Tensor& self,
-    const Tensor& target,
-    const Tensor& count,
-    const Tensor& statistics,
-    int64_t dim,
-    const c10::SymInt& ignore_index) {
-  const auto lane = statistics.scalar_type();
-  const Tensor ones = at::ones_like(target, at::TensorOptions().dtype(lane));
-  const Tensor of_logits = primitive::cross_entropy_backward(
-      ones, self.to(lane), target, count, statistics, dim, Reduction::none, ignore_index);
-  return without_ignored(of_logits * tangent.to(lane), target, dim, ignore_index).sum(dim);
-}
-
-struct CrossEntropyNode : OpNode<CrossEntropyNode> {
-  static constexpr const char* kName = "SoftmaxExtCrossEntropyBackward0";
+// What the nodes below save, in the order of Loss.
+struct SavedLoss {
   SavedInput self;
   SavedInput target;
-  SavedInput count;  // outputs, but not differentiable ones: they hold no reference to this node
+  SavedInput count;  // outputs, but not differentiable ones: they hold no reference to the node
   SavedInput statistics;
   int64_t dim;
   int64_t reduction;
   c10::SymInt ignore_index;
-  auto members() { return std::tie(self, target, count, statistics, dim, reduction, ignore_index); }
+  SavedInput weight;
+  SavedInput temperature;
+  double scale;
+  double label_smoothing;
+  double softcap;
+  double z_loss;
 
+  auto members() {
+    return std::tie(
+        self,
+        target,
+        count,
+        statistics,
+        dim,
+        reduction,
+        ignore_index,
+        weight,
+        temperature,
+        scale,
+        label_smoothing,
+        softcap,
+        z_loss);
+  }
+  void save(
+      const Tensor& of_self,
+      const Tensor& of_target,
+      const Tensor& of_count,
+      const Tensor& of_statistics,
+      const LossArguments& loss) {
+    self = of_self;
+    target = of_target;
+    count = of_count;
+    statistics = of_statistics;
+    dim = wrapped_dim("cross_entropy", loss.dim, of_self.dim());
+    reduction = loss.reduction;
+    ignore_index = loss.ignore_index;
+    weight = loss.weight;
+    temperature = loss.temperature;
+    scale = loss.scale;
+    label_smoothing = loss.label_smoothing;
+    softcap = loss.softcap;
+    z_loss = loss.z_loss;
+  }
+};
+
+Loss loss_of(
+    const Tensor& self,
+    const Tensor& target,
+    const Tensor& count,
+    const Tensor& statistics,
+    const LossArguments& loss) {
+  return {
+      self,
+      target,
+      count,
+      statistics,
+      wrapped_dim("cross_entropy", loss.dim, self.dim()),
+      loss.reduction,
+      loss.ignore_index,
+      loss.weight.value_or(Tensor()),
+      loss.temperature.value_or(Tensor()),
+      loss.scale,
+      loss.label_smoothing,
+      loss.softcap,
+      loss.z_loss};
+}
+
+// From gradients of the logits' shape, and of each row, to those of the arguments.
+Tensor to_target(const Loss& loss, const Tensor& gradient) {
+  return gradient.to(loss.target.scalar_type());
+}
+Tensor to_weight(const Loss& loss, const Tensor& gradient) {
+  std::vector<int64_t> rows;
+  for (int64_t dim = 0; dim < gradient.dim(); ++dim)
+    if (dim != loss.dim) rows.push_back(dim);
+  return rows.empty() ? gradient : gradient.sum(rows);
+}
+Tensor to_temperature(const Loss& loss, const Tensor& gradient) {
+  return gradient.sum_to_size_symint(loss.temperature.sym_sizes());
+}
+
+// The gradients of target, weight and temperature.
+void differentiate_others(
+    const Loss& loss,
+    const RowGradients& grads,
+    const std::vector<bool>& needed,
+    variable_list& results) {
+  if (!needed[1] && !needed[2] && !needed[3]) return;
+  const LossFormulas formulas(loss);
+  if (needed[1]) results[1] = to_target(loss, formulas.of_target(grads));
+  if (needed[2]) results[2] = to_weight(loss, formulas.of_weights(grads));
+  if (needed[3]) results[3] = to_temperature(loss, formulas.of_temperature(grads));
+}
+
+// That of the result, of which none may have come.
+Tensor grad_of_result(const Loss& loss, const Tensor& grad) {
+  if (grad.defined()) return grad;
+  const bool is_none = loss.reduction == Reduction::none;
+  return at::zeros_symint(
+      is_none ? loss.statistics.select(0, 0).sym_sizes() : loss.count.sym_sizes(),
+      loss.statistics.options());
+}
+
+struct CrossEntropyNode : OpNode<CrossEntropyNode> {
+  static constexpr const char* kName = "SoftmaxExtCrossEntropyBackward0";
+  SavedLoss loss;
+  auto members() { return loss.members(); }
+
+  template <typename... Values>
   static variable_list vjp(
-      const variable_list& grads,
-      const std::vector<bool>&,
-      const Tensor& self,
-      const Tensor& target,
-      const Tensor& count,
-      const Tensor& statistics,
-      int64_t dim,
-      int64_t reduction,
-      const c10::SymInt& ignore_index) {
-    return {primitive::cross_entropy_backward(
-        grads[0], self, target, count, statistics, dim, reduction, ignore_index)};
+      const variable_list& grads, const std::vector<bool>& needed, const Values&... values) {
+    const Loss loss{values...};
+    const Tensor grad = grad_of_result(loss, grads[0]);
+    const Tensor of_logsumexp = grads.size() > 1 ? grads[1] : Tensor();
+    variable_list results(4);
+    if (needed[0])
+      results[0] = call_loss_backward(
+          primitive::cross_entropy_backward,
+          grad,
+          if_defined(of_logsumexp),
+          loss.self,
+          loss.target,
+          loss.count,
+          loss.statistics,
+          loss.arguments());
+    differentiate_others(loss, row_gradients(loss, grad, of_logsumexp), needed, results);
+    return results;
   }
 };
 
@@ -92,50 +165,23 @@ struct CrossEntropyNode : OpNode<CrossEntropyNode> {
 struct CrossEntropyWithGradientNode : OpNode<CrossEntropyWithGradientNode> {
   static constexpr const char* kName = "SoftmaxExtCrossEntropyWithGradientBackward0";
   SavedInput gradient;  // absent where it is `self`
-  SavedInput self;
-  SavedInput target;
-  SavedInput count;
-  SavedInput statistics;
-  int64_t dim;
-  int64_t reduction;
-  c10::SymInt ignore_index;
-  auto members() {
-    return std::tie(gradient, self, target, count, statistics, dim, reduction, ignore_index);
-  }
+  SavedLoss loss;
+  auto members() { return std::tuple_cat(std::tie(gradient), loss.members()); }
 
+  template <typename... Values>
   static variable_list vjp(
       const variable_list& grads,
-      const std::vector<bool>&,
+      const std::vector<bool>& needed,
       const Tensor& gradient,
-      const Tensor& self,
-      const Tensor& target,
-      const Tensor& count,
-      const Tensor& statistics,
-      int64_t dim,
-      int64_t reduction,
-      const c10::SymInt& ignore_index) {
+      const Values&... values) {
+    const Loss loss{values...};
     const Tensor& grad = grads[0];
     const bool is_in_place = !gradient.defined();
-    if (c10::GradMode::is_enabled() || has_forward_gradient(grad, self)) {
-      TORCH_CHECK(
-          !is_in_place,
-          "cross_entropy: gradient='inplace' has no derivative of its derivative (create_graph or "
-          "forward mode), as the logits were overwritten; use 'forward' or 'recompute'");
-      return {primitive::cross_entropy_backward(
-          grad, self, target, count, statistics, dim, reduction, ignore_index)};
-    }
-    // Scaled in place where nobody asks for it a second time. What was made in place of the logits
-    // never is asked for again: the write changes the version of what was saved.
-    const bool is_last = !torch_autograd::get_current_graph_task_keep_graph() &&
-                         !at::isTensorSubclassLike(grad) && !at::isTensorSubclassLike(self);
-    if (is_in_place || is_last) {
-      const Tensor result = (is_in_place ? self : gradient).detach();
-      primitive::scale_gradient(result, grad, dim);
-      return {result};
-    }
-    const Tensor rows = gradients_of_rows(grad, count, target, Reduction::sum);
-    const Tensor scaled = (gradient * rows.unsqueeze(dim)).to(gradient.scalar_type());
-    return {without_ignored(scaled, target, dim, ignore_index)};
+    variable_list results(4);
+    if (needed[0]) results[0] = of_self(loss, grad, gradient);
+    if (!is_in_place)
+      differentiate_others(loss, row_gradients(loss, grad, Tensor()), needed, results);
+    return results;
   }
 
   // A second time the logits hold a gradient that was scaled. Their version says so, but not where
@@ -145,119 +191,177 @@ struct CrossEntropyWithGradientNode : OpNode<CrossEntropyWithGradientNode> {
     TORCH_CHECK(
         gradient.variable || !has_run_,
         "cross_entropy: expected one backward after gradient='inplace', got a second; use "
-        "'forward' "
-        "or 'recompute'");
+        "'forward' or 'recompute'");
     has_run_ = true;
     return results;
   }
 
  private:
+  static Tensor of_self(const Loss& loss, const Tensor& grad, const Tensor& gradient) {
+    const Tensor& self = loss.self;
+    const bool is_in_place = !gradient.defined();
+    if (c10::GradMode::is_enabled() || has_forward_gradient(grad, self)) {
+      TORCH_CHECK(
+          !is_in_place,
+          "cross_entropy: gradient='inplace' has no derivative of its derivative (create_graph or "
+          "forward mode), as the logits were overwritten; use 'forward' or 'recompute'");
+      return call_loss_backward(
+          primitive::cross_entropy_backward,
+          grad,
+          std::nullopt,
+          self,
+          loss.target,
+          loss.count,
+          loss.statistics,
+          loss.arguments());
+    }
+    // Scaled in place where nobody asks for it a second time. What was made in place of the logits
+    // never is asked for again: the write changes the version of what was saved.
+    const bool is_last = !torch_autograd::get_current_graph_task_keep_graph() &&
+                         !at::isTensorSubclassLike(grad) && !at::isTensorSubclassLike(self);
+    if (is_in_place || is_last) {
+      const Tensor result = (is_in_place ? self : gradient).detach();
+      primitive::scale_gradient(result, grad, loss.dim);
+      return result;
+    }
+    Loss of_sums = loss;
+    if (loss.reduction == Reduction::mean) of_sums.reduction = Reduction::sum;  // divided already
+    const Tensor rows = row_gradients(of_sums, grad, Tensor()).loss;
+    const Tensor scaled = (gradient * rows).to(gradient.scalar_type());
+    if (!has_classes(loss.target)) return scaled;
+    const Tensor is_ignored = loss.target.to(at::kLong).eq(at::Scalar(loss.ignore_index));
+    return scaled.masked_fill(is_ignored.unsqueeze(loss.dim), 0);
+  }
+
   bool has_run_ = false;
 };
 
-std::tuple<Tensor, Tensor, Tensor> cross_entropy(
-    const Tensor& self,
-    const Tensor& target,
-    int64_t dim,
-    int64_t reduction,
-    int64_t leading,
-    c10::SymInt ignore_index) {
-  const auto node = node_for<CrossEntropyNode>(self);
-  std::tuple<Tensor, Tensor, Tensor> results;
+// The tangents of the result and of the log-sum-exps, from those of the inputs.
+struct LossTangents {
+  Tensor result;
+  Tensor logsumexp;
+};
+LossTangents tangents(const Loss& dual, const Tensor& count, bool has_logsumexp) {
+  Loss loss = dual;
+  loss.count = count;
+  loss.self = primal(dual.self);
+  loss.target = primal(dual.target);
+  if (dual.weight.defined()) loss.weight = primal(dual.weight);
+  if (dual.temperature.defined()) loss.temperature = primal(dual.temperature);
+  const LossFormulas formulas(loss);
+  const auto of_rows = [&](const RowGradients& grads) {
+    optional<Tensor> sum;
+    const auto lane = loss.statistics.scalar_type();
+    const auto add = [&](const Tensor& gradient, const Tensor& direction) {
+      sum = sum_of(sum, row_sum(gradient * direction.to(lane), loss.dim));
+    };
+    // Ignored rows may hold anything.
+    if (const auto direction = tangent(dual.self))
+      add(formulas.of_logits(grads), formulas.unless_ignored(*direction));
+    if (const auto direction = tangent(dual.target)) add(formulas.of_target(grads), *direction);
+    if (dual.weight.defined())
+      if (auto direction = tangent(dual.weight)) {
+        while (direction->dim() < loss.self.dim() - loss.dim) *direction = direction->unsqueeze(-1);
+        add(formulas.of_weights(grads), *direction);
+      }
+    if (dual.temperature.defined())
+      if (const auto direction = tangent(dual.temperature))
+        add(formulas.of_temperature(grads), *direction);
+    return *sum;
+  };
+  const Tensor like = loss.statistics.select(0, 0).unsqueeze(loss.dim);
+  const Tensor ones = at::ones_like(like), zeros = at::zeros_like(like);
+  return {
+      reduced_rows(loss, of_rows({ones, Tensor()})),
+      has_logsumexp ? of_rows({zeros, ones}).squeeze(loss.dim) : Tensor()};
+}
+
+bool has_tangent(const Tensor& self, const Tensor& target, const LossArguments& loss) {
+  return has_forward_gradient(self, target, loss.weight, loss.temperature);
+}
+
+// The mean divides by a sum of weights, whose derivative no kernel makes.
+void check_weight_gradient(const LossArguments& loss) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      loss.reduction != Reduction::mean || !loss.has_weight() ||
+          !(loss.weight->requires_grad() || has_forward_gradient(*loss.weight)),
+      "_cross_entropy: expected reduction 'none' or 'sum' for weights that require grad");
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(
+    const Tensor& self, const Tensor& target, const LossArguments& loss, bool has_logsumexp) {
+  check_weight_gradient(loss);
+  const auto node = node_for<CrossEntropyNode>(self, target, loss.weight, loss.temperature);
+  std::tuple<Tensor, Tensor, Tensor, Tensor> results;
   {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    results = primitive::cross_entropy(self, target, dim, reduction, leading, ignore_index);
+    results = call_loss(primitive::cross_entropy, self, target, loss, has_logsumexp);
   }
-  const auto& [loss, count, statistics] = results;
-  if (node) torch_autograd::set_history(loss, node);
-  if (const auto of_self = tangent(self)) {
-    const Tensor of_rows =
-        tangents_of_rows(*of_self, primal(self), target, count, statistics, dim, ignore_index);
-    loss._set_fw_grad(reduced(of_rows, count, reduction), 0, /*is_inplace_op=*/false);
+  const auto& [result, count, statistics, logsumexp] = results;
+  if (node && has_logsumexp)
+    torch_autograd::set_history(variable_list{result, logsumexp}, node);
+  else if (node)
+    torch_autograd::set_history(result, node);
+  if (has_tangent(self, target, loss)) {
+    const auto of_results =
+        tangents(loss_of(self, target, count, statistics, loss), count, has_logsumexp);
+    result._set_fw_grad(of_results.result, 0, /*is_inplace_op=*/false);
+    if (has_logsumexp) logsumexp._set_fw_grad(of_results.logsumexp, 0, /*is_inplace_op=*/false);
   }
   if (node) {
-    node->self = self;
-    node->target = target;
-    node->count = count;
-    node->statistics = statistics;
-    node->dim = dim;
-    node->reduction = reduction;
-    node->ignore_index = std::move(ignore_index);
+    node->loss.save(self, target, count, statistics, loss);
     node_ready(node);
   }
   return results;
 }
 
-void save(
-    CrossEntropyWithGradientNode& node,
-    const Tensor& self,
-    const Tensor& target,
-    const Tensor& count,
-    const Tensor& statistics,
-    int64_t dim,
-    int64_t reduction,
-    c10::SymInt ignore_index) {
-  node.self = self;
-  node.target = target;
-  node.count = count;
-  node.statistics = statistics;
-  node.dim = dim;
-  node.reduction = reduction;
-  node.ignore_index = std::move(ignore_index);
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_with_gradient(
-    const Tensor& self,
-    const Tensor& target,
-    int64_t dim,
-    int64_t reduction,
-    int64_t leading,
-    c10::SymInt ignore_index) {
-  const auto node = node_for<CrossEntropyWithGradientNode>(self);
+    const Tensor& self, const Tensor& target, const LossArguments& loss) {
+  check_weight_gradient(loss);
+  const auto node =
+      node_for<CrossEntropyWithGradientNode>(self, target, loss.weight, loss.temperature);
   std::tuple<Tensor, Tensor, Tensor, Tensor> results;
   {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    results =
-        primitive::cross_entropy_with_gradient(self, target, dim, reduction, leading, ignore_index);
+    results = call_loss(primitive::cross_entropy_with_gradient, self, target, loss);
   }
-  const auto& [loss, count, statistics, gradient] = results;
-  if (node) torch_autograd::set_history(loss, node);
-  if (const auto of_self = tangent(self)) {
-    const Tensor of_rows =
-        tangents_of_rows(*of_self, primal(self), target, count, statistics, dim, ignore_index);
-    loss._set_fw_grad(reduced(of_rows, count, reduction), 0, /*is_inplace_op=*/false);
-  }
+  const auto& [result, count, statistics, gradient] = results;
+  if (node) torch_autograd::set_history(result, node);
+  if (has_tangent(self, target, loss))
+    result._set_fw_grad(
+        tangents(loss_of(self, target, count, statistics, loss), count, false).result,
+        0,
+        /*is_inplace_op=*/false);
   if (node) {
     node->gradient = gradient;
-    save(*node, self, target, count, statistics, dim, reduction, std::move(ignore_index));
+    node->loss.save(self, target, count, statistics, loss);
     node_ready(node);
   }
   return results;
 }
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy_in_place(
-    const Tensor& self,
-    const Tensor& target,
-    int64_t dim,
-    int64_t reduction,
-    int64_t leading,
-    c10::SymInt ignore_index) {
+    const Tensor& self, const Tensor& target, const LossArguments& loss) {
   TORCH_CHECK_NOT_IMPLEMENTED(
-      !has_forward_gradient(self),
+      !has_tangent(self, target, loss),
       "cross_entropy: gradient='inplace' has no forward-mode derivative; use 'forward' or "
       "'recompute'");
-  const auto node = node_for<CrossEntropyWithGradientNode>(self);
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !torch_autograd::compute_requires_grad(target, loss.weight, loss.temperature),
+      "cross_entropy: gradient='inplace' has no gradient but that of the logits; use 'forward' or "
+      "'recompute'");
+  const auto node =
+      node_for<CrossEntropyWithGradientNode>(self, target, loss.weight, loss.temperature);
   torch_autograd::check_inplace(self, /*requires_grad=*/node != nullptr);
   std::tuple<Tensor, Tensor, Tensor> results;
   {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    results =
-        primitive::cross_entropy_in_place(self, target, dim, reduction, leading, ignore_index);
+    results = call_loss(primitive::cross_entropy_in_place, self, target, loss);
   }
-  const auto& [loss, count, statistics] = results;
+  const auto& [result, count, statistics] = results;
   if (node) {
-    torch_autograd::set_history(loss, node);
-    save(*node, self, target, count, statistics, dim, reduction, std::move(ignore_index));
+    torch_autograd::set_history(result, node);
+    node->loss.save(self, target, count, statistics, loss);
     node_ready(node);
   }
   return results;
@@ -267,91 +371,65 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_in_place(
 struct CrossEntropyBackwardNode : OpNode<CrossEntropyBackwardNode> {
   static constexpr const char* kName = "SoftmaxExtCrossEntropyBackwardBackward0";
   SavedInput grad;
-  SavedInput self;
-  SavedInput target;
-  SavedInput count;
-  SavedInput statistics;
-  int64_t dim;
-  int64_t reduction;
-  c10::SymInt ignore_index;
-  auto members() {
-    return std::tie(grad, self, target, count, statistics, dim, reduction, ignore_index);
-  }
+  SavedInput grad_logsumexp;
+  SavedLoss loss;
+  auto members() { return std::tuple_cat(std::tie(grad, grad_logsumexp), loss.members()); }
 
+  template <typename... Values>
   static variable_list vjp(
       const variable_list& grads,
       const std::vector<bool>& needed,
       const Tensor& grad,
-      const Tensor& self,
-      const Tensor& target,
-      const Tensor& count,
-      const Tensor& statistics,
-      int64_t dim,
-      int64_t reduction,
-      const c10::SymInt& ignore_index) {
-    variable_list results(2);
-    const auto lane = grad.scalar_type();
-    const Tensor v = grads[0].to(lane);
-    if (needed[0])
-      results[0] = reduced(
-          tangents_of_rows(v, self, target, count, statistics, dim, ignore_index),
-          count,
-          reduction);
-    if (needed[1]) {
-      const Tensor rows = gradients_of_rows(grad, count, target, reduction).unsqueeze(dim);
-      const auto code = code_of_dtype(lane);
-      const Tensor probs = primitive::softmax(self, std::nullopt, dim, 1.0, code);
-      const Tensor of_logits =
-          primitive::softmax_backward(v * rows, probs, std::nullopt, dim, 1.0, code);
-      results[1] = without_ignored(of_logits, target, dim, ignore_index).to(self.scalar_type());
-    }
+      const Tensor& grad_logsumexp,
+      const Values&... values) {
+    const Loss loss{values...};
+    const auto second = LossFormulas(loss).of_direction(
+        row_gradients(loss, grad, grad_logsumexp), grads[0].to(grad.scalar_type()));
+    variable_list results(6);
+    if (needed[0]) results[0] = reduced_rows(loss, second.upstream.loss);
+    if (needed[1]) results[1] = second.logits.to(loss.self.scalar_type());
+    if (needed[2]) results[2] = to_target(loss, second.target);
+    if (needed[3]) results[3] = to_weight(loss, second.weights);
+    if (needed[4]) results[4] = to_temperature(loss, second.temperature);
+    if (needed[5]) results[5] = second.upstream.logsumexp.squeeze(loss.dim);
     return results;
   }
 };
 
 Tensor cross_entropy_backward(
     const Tensor& grad,
+    const optional<Tensor>& grad_logsumexp,
     const Tensor& self,
     const Tensor& target,
     const Tensor& count,
     const Tensor& statistics,
-    int64_t dim,
-    int64_t reduction,
-    c10::SymInt ignore_index) {
-  const auto node = node_for<CrossEntropyBackwardNode>(grad, self);
+    const LossArguments& loss) {
+  // Dual tensors pass through the formula, whose operators know what to do with them.
+  if (has_tangent(self, target, loss) || has_forward_gradient(grad, grad_logsumexp)) {
+    const Loss values = loss_of(self, target, count, statistics, loss);
+    const auto grads = row_gradients(values, grad, grad_logsumexp.value_or(Tensor()));
+    return LossFormulas(values).of_logits(grads).to(self.scalar_type());
+  }
+  const auto node = node_for<CrossEntropyBackwardNode>(
+      grad, self, target, loss.weight, loss.temperature, grad_logsumexp);
   Tensor grad_input;
   {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    grad_input = primitive::cross_entropy_backward(
-        grad, self, target, count, statistics, dim, reduction, ignore_index);
-  }
-  if (node) torch_autograd::set_history(grad_input, node);
-  if (has_forward_gradient(grad, self)) {
-    const Tensor g = primal(grad), x = primal(self);
-    const auto lane = g.scalar_type();
-    optional<Tensor> result;
-    if (const auto of_grad = tangent(grad))
-      result = primitive::cross_entropy_backward(
-          *of_grad, x.to(lane), target, count, statistics, dim, reduction, ignore_index);
-    if (const auto of_logits = tangent(self)) {
-      const auto code = code_of_dtype(lane);
-      const Tensor probs = primitive::softmax(x, std::nullopt, dim, 1.0, code);
-      const Tensor probs_tangent =
-          primitive::softmax_backward(of_logits->to(lane), probs, std::nullopt, dim, 1.0, code);
-      const Tensor rows = gradients_of_rows(g, count, target, reduction).unsqueeze(dim);
-      result = sum_of(result, without_ignored(rows * probs_tangent, target, dim, ignore_index));
-    }
-    grad_input._set_fw_grad(result->to(grad_input.scalar_type()), 0, /*is_inplace_op=*/false);
+    grad_input = call_loss_backward(
+        primitive::cross_entropy_backward,
+        grad,
+        grad_logsumexp,
+        self,
+        target,
+        count,
+        statistics,
+        loss);
   }
   if (node) {
+    torch_autograd::set_history(grad_input, node);
     node->grad = grad;
-    node->self = self;
-    node->target = target;
-    node->count = count;
-    node->statistics = statistics;
-    node->dim = dim;
-    node->reduction = reduction;
-    node->ignore_index = std::move(ignore_index);
+    node->grad_logsumexp = grad_logsumexp;
+    node->loss.save(self, target, count, statistics, loss);
     node_ready(node);
   }
   return grad_input;
@@ -361,8 +439,10 @@ Tensor cross_entropy_backward(
 }  // namespace softmax_ext::autograd
 
 SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
-  m.impl("_cross_entropy", &softmax_ext::autograd::cross_entropy);
-  m.impl("_cross_entropy_with_gradient", &softmax_ext::autograd::cross_entropy_with_gradient);
-  m.impl("_cross_entropy_in_place", &softmax_ext::autograd::cross_entropy_in_place);
-  m.impl("_cross_entropy_backward", &softmax_ext::autograd::cross_entropy_backward);
+  namespace autograd = softmax_ext::autograd;
+  softmax_ext::register_losses<
+      autograd::cross_entropy,
+      autograd::cross_entropy_with_gradient,
+      autograd::cross_entropy_in_place,
+      autograd::cross_entropy_backward>(m);
 }

@@ -1,11 +1,11 @@
-#include "csrc/numerics/cross_entropy.h"
-
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 
 #include <vector>
 
-#include "csrc/cpu/walk_reduction.h"
+#include "csrc/cpu/class_loss.h"
+#include "csrc/cpu/weighted_loss.h"
+#include "csrc/loss_outputs.h"
 #include "csrc/outputs.h"
 #include "csrc/registration.h"
 
@@ -32,317 +32,32 @@ void check_targets(const Tensor& targets, const Rows& rows, int64_t ignore_index
   }
 }
 
-// Longer rows keep the terms of their sums for the gradient, shorter ones make them again.
-constexpr int64_t kTermsFrom = 257;
-// Rows that are reduced before their gradients are written, and so still in the cache.
-constexpr int64_t kRowsAtOnce = 16;
-
-// A number for each of several runs of rows of one length.
-template <typename Lane>
-struct RunValues {
-  const Lane* data;
-  int64_t rows;  // in a run
-
-  Lane operator[](int64_t row) const { return data[row / rows]; }
-};
-
-// What the kernels of a cross-entropy share: the rows, their targets, and memory for what there is
-// one of per row.
-template <typename T>
-class CrossEntropyCall {
- public:
-  using Lane = LaneOf<T>;
-  using Element = KernelElement<T>;
-
-  CrossEntropyCall(
-      const Tensor& self,
-      int64_t dim,
-      const Tensor& targets,
-      int64_t ignore_index,
-      Lane* max,
-      Lane* log_sum)
-      : rows_(Rows::of(self, dim)),
-        logits_(RowView::of(self, dim)),
-        in_(input_rows<T>(logits_)),
-        classes_(targets.const_data_ptr<int64_t>()),
-        ignore_index_(ignore_index),
-        max_(max),
-        log_sum_(log_sum) {}
-
-  // The losses, and what backward needs of each row.
-  void reduce(Lane* losses) {
-    reduce_rows(rows_, in_, RowScale<Lane>(1), max_, log_sum_, [&](int64_t first, int64_t count) {
-      for (int64_t row = first; row < first + count; ++row)
-        lose(row, is_ignored(row) ? Lane(0) : target_logit(row), losses);
-    });
-  }
-
-  // The gradients of the logits from what reduce() left.
-  void write_gradient(const TensorRows<Element>& out, const RunValues<Lane>& grads) {
-    begin_gradient();
-    at::parallel_for(0, rows_.count(), 1024, [&](int64_t begin, int64_t end) {
-      make_constants(begin, end - begin, grads);
-    });
-    map(out);
-  }
-
-  // Both. `out` may be the logits themselves.
-  void reduce_with_gradient(
-      const TensorRows<Element>& out, const RunValues<Lane>& grads, Lane* losses) {
-    if (!in_.has_rows(rows_.length) || !out.has_rows(rows_.length) || rows_.length < kTermsFrom) {
-      reduce(losses);
-      write_gradient(out, grads);
-      return;
-    }
-    begin_gradient();
-    if (rows_.length > simd::kChunk)
-      reduce_long_rows_with_gradient(out, grads, losses);
-    else
-      for_each_range(rows_, 1, [&](int64_t begin, int64_t end) {
-        for_each_run(
-            begin,
-            end,
-            [&](int64_t first, int64_t count) {
-              for (int64_t row = first; row < first + count; row += kRowsAtOnce)
-                reduce_rows_with_gradient(
-                    row, std::min(kRowsAtOnce, first + count - row), out, grads, losses);
-            },
-            in_,
-            out);
-      });
-  }
-
- private:
-  Rows rows_;
-  RowView logits_;
-  TensorRows<const Element> in_;
-  const int64_t* classes_;
-  int64_t ignore_index_;
-  Lane* max_;
-  Lane* log_sum_;
-  // Of each row: what its terms are multiplied by, and the gradient of its target's logit.
-  std::vector<Lane> factor_;
-  std::vector<Lane> true_class_;
-
-  static const auto& table() { return of_type<Element>(*kernels().cross_entropy); }
-  static const auto& softmax() { return of_types<Element, Element>(*kernels().softmax); }
-
-  bool is_ignored(int64_t row) const { return classes_[row] == ignore_index_; }
-  Lane target_logit(int64_t row) const {
-    return static_cast<Lane>(
-        reinterpret_cast<const T*>(in_[row])[classes_[row] * in_.length_stride]);
-  }
-
-  void lose(int64_t row, Lane of_target, Lane* losses) {
-    CrossEntropyRow<Lane> result{Lane(0), Lane(0), Lane(0)};
-    if (!is_ignored(row)) result = cross_entropy_row(max_[row], log_sum_[row], of_target);
-    losses[row] = result.loss;
-    max_[row] = result.max;
-    log_sum_[row] = result.log_sum;
-  }
-
-  // Reads the logits of the targets, before any may be overwritten.
-  void begin_gradient() {
-    factor_.resize(rows_.count());
-    true_class_.resize(rows_.count());
-    at::parallel_for(0, rows_.count(), 1024, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row)
-        true_class_[row] = is_ignored(row) ? Lane(0) : target_logit(row);
-    });
-  }
-  void make_constants(int64_t first, int64_t count, const RunValues<Lane>& grads) {
-    for (int64_t row = first; row < first + count; ++row) factor_[row] = grads[row];
-    table().constants(
-        count,
-        max_ + first,
-        log_sum_ + first,
-        &factor_[first],
-        &factor_[first],
-        &true_class_[first]);
-  }
-  // The true class, and rows that are ignored: 0, whatever their logits and their upstream gradient
-  // are, NaN included.
-  void put_others(const TensorRows<Element>& out, int64_t row) const {
-    auto* const dx = reinterpret_cast<T*>(out[row]);
-    if (is_ignored(row))
-      for (int64_t j = 0; j < rows_.length; ++j) dx[j * out.length_stride] = T(0);
-    else
-      dx[classes_[row] * out.length_stride] = static_cast<T>(true_class_[row]);
-  }
-
-  // Where terms are kept: in the output if they have its type.
-  static Lane* terms_at(Element* out, Lane* scratch) {
-    if constexpr (std::is_same_v<Element, Lane>)
-      return out;
-    else
-      return scratch;
-  }
-
-  void reduce_rows_with_gradient(
-      int64_t first,
-      int64_t count,
-      const TensorRows<Element>& out,
-      const RunValues<Lane>& grads,
-      Lane* losses) {
-    constexpr bool kTermsInOutput = std::is_same_v<Element, Lane>;
-    const Lane one = 1;
-    Lane* const kept = kTermsInOutput ? nullptr : scratch<Lane>(kRowsAtOnce * rows_.length);
-    const int64_t stride = kTermsInOutput ? out.offsets.strides[0] : rows_.length;
-    Lane* const terms = terms_at(out[first], kept);
-    table().reduce(
-        {
-            in_[first],
-            in_.offsets.strides[0],
-            count,
-            rows_.length,
-            {&one, 0},
-            max_ + first,
-            log_sum_ + first
-    },
-        terms,
-        stride);
-    for (int64_t row = first; row < first + count; ++row) lose(row, true_class_[row], losses);
-    make_constants(first, count, grads);
-    for (int64_t r = 0; r < count; ++r) {
-      softmax().finish(terms + r * stride, out[first + r], rows_.length, factor_[first + r]);
-      put_others(out, first + r);
-    }
-  }
-
-  void reduce_long_rows_with_gradient(
-      const TensorRows<Element>& out, const RunValues<Lane>& grads, Lane* losses) {
-    using Summary = SoftmaxSummary<Lane, double>;
-    const int64_t chunks = chunks_of(rows_.length);
-    const bool are_shared = rows_.count() < at::get_num_threads();
-    const int64_t kept = are_shared ? rows_.count() : 1;
-    struct Memory {
-      Summary* summaries;
-      Lane* terms;
-    };
-    const auto memory_of_thread = [&] {
-      const bool has_terms = !std::is_same_v<Element, Lane>;
-      return Memory{
-          scratch<Summary>(kept * chunks),
-          has_terms ? scratch<Lane>(kept * rows_.length) : nullptr};
-    };
-    const Memory shared = memory_of_thread();
-    const auto memory = [&](int64_t row) {
-      Memory in_use = are_shared ? shared : memory_of_thread();
-      if (are_shared) {
-        in_use.summaries += row * chunks;
-        if (in_use.terms != nullptr) in_use.terms += row * rows_.length;
-      }
-      return in_use;
-    };
-    for_each_long_row(
-        rows_,
-        [&](int64_t row, int64_t chunk, int64_t offset, int64_t count) {
-          const Memory in_use = memory(row);
-          in_use.summaries[chunk] =
-              is_ignored(row)
-                  ? Summary::empty()
-                  : table().summarize(
-                        in_[row] + offset, terms_at(out[row], in_use.terms) + offset, count);
-        },
-        [&](int64_t row) {
-          const Summary* const summaries = memory(row).summaries;
-          Summary summary = summaries[0];
-          for (int64_t chunk = 1; chunk < chunks; ++chunk)
-            summary = merge(summary, summaries[chunk], Lane(1));
-          max_[row] = summary.max;
-          log_sum_[row] = static_cast<Lane>(summary.log_sum());
-          lose(row, true_class_[row], losses);
-          make_constants(row, 1, grads);
-        },
-        [&](int64_t row, int64_t chunk, int64_t offset, int64_t count) {
-          if (is_ignored(row)) {
-            std::fill_n(reinterpret_cast<T*>(out[row]) + offset, count, T(0));
-            return;
-          }
-          const Memory in_use = memory(row);
-          // Terms were measured from the maximum of their chunk.
-          const Lane rescale = exponential(in_use.summaries[chunk].max - max_[row]);
-          softmax().finish(
-              terms_at(out[row], in_use.terms) + offset,
-              out[row] + offset,
-              count,
-              factor_[row] * rescale);
-          if (offset <= classes_[row] && classes_[row] < offset + count) put_others(out, row);
-        });
-  }
-
-  // exp(x − max) · factor, and what put_others() puts.
-  void map(const TensorRows<Element>& out) {
-    const bool are_rows = in_.has_rows(rows_.length) && out.has_rows(rows_.length);
-    const auto gradients = [&](const auto* x,
-                               int64_t x_stride,
-                               auto* dx,
-                               int64_t dx_stride,
-                               int64_t first,
-                               int64_t count,
-                               int64_t length) {
-      using Operand = std::remove_pointer_t<decltype(dx)>;
-      return simd::CrossEntropyGradients<Operand>{
-          x, x_stride, dx, dx_stride, count, length, {   max_ + first, 1},
-                {&factor_[first], 1}
-      };
-    };
-    if (are_rows && rows_.length > simd::kChunk) {
-      for_each_long_row(
-          rows_,
-          [&](int64_t row, int64_t, int64_t offset, int64_t count) {
-            if (!is_ignored(row))
-              table().rows(gradients(in_[row] + offset, 0, out[row] + offset, 0, row, 1, count));
-          },
-          [&](int64_t row) { put_others(out, row); },
-          [](auto...) {});
-    } else if (are_rows || (in_.has_columns() && out.has_columns())) {
-      for_each_range(rows_, are_rows ? 1 : simd::kColumns, [&](int64_t begin, int64_t end) {
-        for_each_run(
-            begin,
-            end,
-            [&](int64_t first, int64_t count) {
-              (are_rows ? table().rows : table().columns)(gradients(
-                  in_[first],
-                  are_rows ? in_.offsets.strides[0] : in_.length_stride,
-                  out[first],
-                  are_rows ? out.offsets.strides[0] : out.length_stride,
-                  first,
-                  count,
-                  rows_.length));
-              for (int64_t row = first; row < first + count; ++row) put_others(out, row);
-            },
-            in_,
-            out);
-      });
-    } else {
-      for_each_range(rows_, 1, [&](int64_t begin, int64_t end) {
-        Lane* const staged = scratch<Lane, 1>(rows_.length);
-        for (int64_t row = begin; row < end; ++row) {
-          gather(in_[row], in_.length_stride, rows_.length, staged);
-          of_type<Lane>(*kernels().cross_entropy)
-              .rows(
-                  gradients(static_cast<const Lane*>(staged), 0, staged, 0, row, 1, rows_.length));
-          scatter(staged, rows_.length, out[row], out.length_stride);
-          put_others(out, row);
-        }
-      });
-    }
-  }
-};
-
-// How many rows of each run are not ignored.
-void count_rows(const Tensor& targets, int64_t ignore_index, const Tensor& count) {
-  const int64_t* const classes = targets.const_data_ptr<int64_t>();
+// What the mean of each run of rows divides by: the weights of the classes that are not ignored, or for
+// probabilities how many rows there are. From the first row to the last, in double.
+void count_rows(
+    const Tensor& self, const Tensor& target, const LossArguments& loss, const Tensor& count) {
   double* const counts = count.mutable_data_ptr<double>();
   const int64_t runs = count.numel();
-  const int64_t rows = runs == 0 ? 0 : targets.numel() / runs;
-  for (int64_t run = 0; run < runs; ++run) {
-    int64_t valid = 0;
-    for (int64_t row = run * rows; row < (run + 1) * rows; ++row)
-      valid += classes[row] != ignore_index;
-    counts[run] = static_cast<double>(valid);
+  if (runs == 0) return;
+  if (!has_classes(target)) {
+    const int64_t rows = Rows::of(self, loss.dim).count() / runs;
+    std::fill_n(counts, runs, static_cast<double>(rows));
+    return;
   }
+  const int64_t* const classes = target.const_data_ptr<int64_t>();
+  const int64_t ignore_index = loss.ignore_index.expect_int();
+  const int64_t rows = target.numel() / runs;
+  const auto count_with = [&](auto weight_of) {
+    for (int64_t run = 0; run < runs; ++run) {
+      double sum = 0;
+      for (int64_t row = run * rows; row < (run + 1) * rows; ++row)
+        if (classes[row] != ignore_index) sum += weight_of(classes[row]);
+      counts[run] = sum;
+    }
+  };
+  if (!loss.has_weight()) return count_with([](int64_t) { return 1; });
+  const Tensor weights = loss.weight->to(at::kDouble).contiguous();
+  count_with([data = weights.const_data_ptr<double>()](int64_t column) { return data[column]; });
 }
 
 // One thread, from the first row to the last: the order is fixed and the work is nothing beside
@@ -363,146 +78,171 @@ void reduce_losses(
   }
 }
 
-// The gradient of each row's loss, of one for all rows of a run.
+// The gradient of each row's loss, of one for all rows of a run. 0 stays it, whatever it is divided by.
 template <typename Lane>
 std::vector<Lane> gradients_of_runs(const Lane* grad, const Tensor& count, int64_t reduction) {
   const double* const counts = count.const_data_ptr<double>();
   std::vector<Lane> grads(count.numel());
   for (size_t run = 0; run < grads.size(); ++run) {
     const double of_run = grad == nullptr ? 1 : double(grad[run]);
-    grads[run] = static_cast<Lane>(reduction == Reduction::mean ? of_run / counts[run] : of_run);
+    const bool is_divided = reduction == Reduction::mean && of_run != 0;
+    grads[run] = static_cast<Lane>(is_divided ? of_run / counts[run] : of_run);
   }
   return grads;
 }
 
-// `gradient` is undefined, or where to write the gradient.
+// A loss whose arguments are as kernels take them: checked, with `dim` in [0, rank), and class indices
+// as contiguous int64.
+struct CheckedLoss {
+  Tensor self;
+  Tensor target;
+  LossArguments arguments;
+  Rows rows;
+
+  CheckedLoss(const Tensor& self, const Tensor& target, const LossArguments& loss)
+      : self(self), target(target), arguments(loss) {
+    arguments.dim = wrapped_dim("cross_entropy", loss.dim, self.dim());
+    rows = Rows::of(self, arguments.dim);
+    if (!has_classes(target)) return;
+    this->target = target.to(at::kLong).contiguous();
+    check_targets(this->target, rows, loss.ignore_index.expect_int());
+  }
+
+  // body(call) with what makes the losses, and log-sum-exps if it `has_logsumexp`.
+  template <typename T, typename Body>
+  void with_call(LaneOf<T>* statistics, bool has_logsumexp, Body body) const {
+    LaneOf<T>* const log_sum = statistics + rows.count();
+    if (is_plain(arguments, target) && !has_logsumexp) {
+      const int64_t ignore_index = arguments.ignore_index.expect_int();
+      body(ClassLossCall<T>(self, arguments.dim, target, ignore_index, statistics, log_sum));
+    } else {
+      body(WeightedLossCall<T>(self, arguments.dim, target, arguments, statistics, log_sum));
+    }
+  }
+};
+
+// `logsumexp` is undefined where it is not wanted; `gradient` is, or it is where to write it.
 void compute(
-    const Tensor& self,
-    const Tensor& target,
-    int64_t dim,
-    int64_t reduction,
-    int64_t ignore_index,
-    const std::tuple<Tensor, Tensor, Tensor>& results,
+    const CheckedLoss& loss,
+    const Tensor& result,
+    const Tensor& count,
+    const Tensor& statistics,
+    const Tensor& logsumexp,
     const Tensor& gradient) {
-  const auto& [result, count, statistics] = results;
-  dim = wrapped_dim("cross_entropy", dim, self.dim());
-  const Rows rows = Rows::of(self, dim);
-  const Tensor targets = target.to(at::kLong).contiguous();
-  check_targets(targets, rows, ignore_index);
-  count_rows(targets, ignore_index, count);
+  const LossArguments& arguments = loss.arguments;
+  const int64_t reduction = arguments.reduction;
+  count_rows(loss.self, loss.target, arguments, count);
   const int64_t runs = count.numel();
-  const int64_t rows_of_run = runs == 0 ? 0 : rows.count() / runs;
-  with_element_type(self.scalar_type(), [&]<typename T>() {
+  const int64_t rows_of_run = runs == 0 ? 0 : loss.rows.count() / runs;
+  with_element_type(loss.self.scalar_type(), [&]<typename T>() {
     using Lane = LaneOf<T>;
-    Lane* const max = statistics.template mutable_data_ptr<Lane>();
     std::vector<Lane> losses_of_rows;
     Lane* losses;
     if (reduction == Reduction::none) {
       losses = result.template mutable_data_ptr<Lane>();
     } else {
-      losses_of_rows.resize(rows.count());
+      losses_of_rows.resize(loss.rows.count());
       losses = losses_of_rows.data();
     }
-    CrossEntropyCall<T> call(self, dim, targets, ignore_index, max, max + rows.count());
-    if (gradient.defined()) {
+    Lane* const lse = logsumexp.defined() ? logsumexp.template mutable_data_ptr<Lane>() : nullptr;
+    Lane* const max = statistics.template mutable_data_ptr<Lane>();
+    loss.with_call<T>(max, lse != nullptr, [&](auto&& call) {
+      if (!gradient.defined()) {
+        call.reduce({losses, lse});
+        return;
+      }
       const auto grads = gradients_of_runs<Lane>(nullptr, count, reduction);
       call.reduce_with_gradient(
-          output_rows<T>(gradient, dim), {grads.data(), std::max<int64_t>(rows_of_run, 1)}, losses);
-    } else {
-      call.reduce(losses);
-    }
+          {
+              losses, lse
+      },
+          output_rows<T>(gradient, arguments.dim),
+          {{grads.data(), std::max<int64_t>(rows_of_run, 1)}, nullptr});
+    });
     if (reduction != Reduction::none) reduce_losses(losses, rows_of_run, count, reduction, result);
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> cross_entropy(
-    const Tensor& self,
-    const Tensor& target,
-    int64_t dim,
-    int64_t reduction,
-    int64_t leading,
-    c10::SymInt ignore_index) {
-  const auto results = outputs::cross_entropy(self, target, dim, reduction, leading, ignore_index);
-  compute(self, target, dim, reduction, ignore_index.expect_int(), results, Tensor());
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(
+    const Tensor& self, const Tensor& target, const LossArguments& arguments, bool has_logsumexp) {
+  const auto results = outputs::cross_entropy(self, target, arguments, has_logsumexp);
+  const auto& [result, count, statistics, logsumexp] = results;
+  compute(
+      CheckedLoss(self, target, arguments),
+      result,
+      count,
+      statistics,
+      has_logsumexp ? logsumexp : Tensor(),
+      Tensor());
   return results;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_with_gradient(
-    const Tensor& self,
-    const Tensor& target,
-    int64_t dim,
-    int64_t reduction,
-    int64_t leading,
-    c10::SymInt ignore_index) {
-  const auto [result, count, statistics, gradient] =
-      outputs::cross_entropy_with_gradient(self, target, dim, reduction, leading, ignore_index);
-  compute(
-      self,
-      target,
-      dim,
-      reduction,
-      ignore_index.expect_int(),
-      {result, count, statistics},
-      gradient);
-  return {result, count, statistics, gradient};
+    const Tensor& self, const Tensor& target, const LossArguments& arguments) {
+  const auto results = outputs::cross_entropy_with_gradient(self, target, arguments);
+  const auto& [result, count, statistics, gradient] = results;
+  compute(CheckedLoss(self, target, arguments), result, count, statistics, Tensor(), gradient);
+  return results;
 }
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy_in_place(
-    const Tensor& self,
-    const Tensor& target,
-    int64_t dim,
-    int64_t reduction,
-    int64_t leading,
-    c10::SymInt symbolic_ignore_index) {
-  const auto results =
-      outputs::cross_entropy(self, target, dim, reduction, leading, symbolic_ignore_index);
-  const int64_t ignore_index = symbolic_ignore_index.expect_int();
-  const int64_t wrapped = wrapped_dim("cross_entropy", dim, self.dim());
+    const Tensor& self, const Tensor& target, const LossArguments& arguments) {
+  const auto results = outputs::cross_entropy(self, target, arguments, /*has_logsumexp=*/false);
+  const auto& [result, count, statistics, _] = results;
   // What raises leaves the logits, and their version, as they were.
-  check_targets(target.to(at::kLong).contiguous(), Rows::of(self, wrapped), ignore_index);
+  const CheckedLoss loss(self, target, arguments);
   outputs::check_writable("cross_entropy", self);
-  if (self.numel() == 0 || row_offsets(self, wrapped)) {
-    compute(self, target, dim, reduction, ignore_index, results, self);
+  if (self.numel() == 0 || row_offsets(self, loss.arguments.dim)) {
+    compute(loss, result, count, statistics, Tensor(), self);
   } else {  // of more dims than rows are found by
     const Tensor gradient = at::empty(self.sizes(), self.options());
-    compute(self, target, dim, reduction, ignore_index, results, gradient);
+    compute(loss, result, count, statistics, Tensor(), gradient);
     self.copy_(gradient);
   }
-  return results;
+  return {result, count, statistics};
 }
 
 Tensor cross_entropy_backward(
     const Tensor& grad,
+    const optional<Tensor>& grad_logsumexp,
     const Tensor& self,
     const Tensor& target,
     const Tensor& count,
     const Tensor& statistics,
-    int64_t dim,
-    int64_t reduction,
-    c10::SymInt symbolic_ignore_index) {
+    const LossArguments& arguments) {
   const Tensor grad_input = outputs::cross_entropy_backward(
-      grad, self, target, count, statistics, dim, reduction, symbolic_ignore_index);
-  const int64_t ignore_index = symbolic_ignore_index.expect_int();
-  dim = wrapped_dim("cross_entropy_backward", dim, self.dim());
-  const Rows rows = Rows::of(self, dim);
-  const Tensor targets = target.to(at::kLong).contiguous();
-  check_targets(targets, rows, ignore_index);
-  if (rows.count() == 0) return grad_input;
+      grad, grad_logsumexp, self, target, count, statistics, arguments);
+  const CheckedLoss loss(self, target, arguments);
+  if (loss.rows.count() == 0) return grad_input;
   const Tensor given = grad.contiguous();
   const Tensor counts = count.contiguous();
-  Tensor of_rows = statistics.contiguous();
+  const Tensor of_rows = statistics.contiguous();
+  const bool has_logsumexp = grad_logsumexp && grad_logsumexp->defined();
+  const Tensor of_logsumexp = has_logsumexp ? grad_logsumexp->contiguous() : Tensor();
   with_element_type(self.scalar_type(), [&]<typename T>() {
     using Lane = LaneOf<T>;
     const Lane* const data = given.const_data_ptr<Lane>();
-    Lane* const max = const_cast<Lane*>(of_rows.const_data_ptr<Lane>());  // read alone
-    CrossEntropyCall<T> call(self, dim, targets, ignore_index, max, max + rows.count());
-    if (reduction == Reduction::none) {
-      call.write_gradient(output_rows<T>(grad_input, dim), {data, 1});
-    } else {
-      const auto grads = gradients_of_runs<Lane>(data, counts, reduction);
-      call.write_gradient(
-          output_rows<T>(grad_input, dim), {grads.data(), rows.count() / counts.numel()});
-    }
+    const Lane* const lse = has_logsumexp ? of_logsumexp.const_data_ptr<Lane>() : nullptr;
+    Lane* const read_alone = const_cast<Lane*>(of_rows.const_data_ptr<Lane>());
+    loss.with_call<T>(read_alone, has_logsumexp, [&](auto&& call) {
+      const auto out = output_rows<T>(grad_input, loss.arguments.dim);
+      if (arguments.reduction == Reduction::none) {
+        call.write_gradient(
+            out,
+            {
+                {data, 1},
+                lse
+        });
+      } else {
+        const auto grads = gradients_of_runs<Lane>(data, counts, arguments.reduction);
+        call.write_gradient(
+            out,
+            {
+                {grads.data(), loss.rows.count() / counts.numel()},
+                lse
+        });
+      }
+    });
   });
   return grad_input;
 }
@@ -548,10 +288,12 @@ void scale_gradient(const Tensor& gradient, const Tensor& grad, int64_t dim) {
 }  // namespace softmax_ext::cpu
 
 SOFTMAX_EXT_LIBRARY_IMPL(CPU, m) {
-  m.impl("_cross_entropy", &softmax_ext::cpu::cross_entropy);
-  m.impl("_cross_entropy_with_gradient", &softmax_ext::cpu::cross_entropy_with_gradient);
-  m.impl("_cross_entropy_in_place", &softmax_ext::cpu::cross_entropy_in_place);
-  m.impl("_cross_entropy_backward", &softmax_ext::cpu::cross_entropy_backward);
-  m.impl("_class_indices", &softmax_ext::cpu::class_indices);
-  m.impl("_scale_gradient", &softmax_ext::cpu::scale_gradient);
+  namespace cpu = softmax_ext::cpu;
+  softmax_ext::register_losses<
+      cpu::cross_entropy,
+      cpu::cross_entropy_with_gradient,
+      cpu::cross_entropy_in_place,
+      cpu::cross_entropy_backward>(m);
+  m.impl("_class_indices", &cpu::class_indices);
+  m.impl("_scale_gradient", &cpu::scale_gradient);
 }

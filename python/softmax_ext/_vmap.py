@@ -66,31 +66,108 @@ def _normalize_rule(name: str) -> Callable:
     return rule
 
 
+def _loss_tensors(info, rank, target, target_dim, temperature, temperature_dim):
+    """The target, of classes or of probabilities, and the temperature of a loss of ``rank``-d samples."""
+    target = _expanded(_batch_first(target, target_dim, rank - (not target.is_floating_point())), info.batch_size)
+    return target, _batch_first(temperature, temperature_dim, rank)
+
+
+def _with_batched_weight(rule: Callable, weight_index: int) -> Callable:
+    """``rule``, by way of one sample after another where the class weights are batched: primitives take one vector."""
+
+    def with_batched_weight(info, in_dims, *args):
+        if len(args) <= weight_index or in_dims[weight_index] is None:
+            return rule(info, in_dims, *args)
+        results = []
+        for i in range(info.batch_size):
+            sample = [a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)]
+            one = info._replace(batch_size=1)
+            dims = tuple(0 if isinstance(a, Tensor) and j != weight_index else None for j, a in enumerate(sample))
+            batched = [a if d is None else a.unsqueeze(0) for a, d in zip(sample, dims, strict=True)]
+            results.append(rule(one, dims, *batched))
+        (_, out_dims) = results[0]
+        if isinstance(out_dims, int):
+            return torch.cat([result for result, _ in results], out_dims), out_dims
+        parts = zip(*(result for result, _ in results), strict=True)
+        return tuple(torch.cat(part, dim) for part, dim in zip(parts, out_dims, strict=True)), out_dims
+
+    return with_batched_weight
+
+
 def _cross_entropy_rule(name: str) -> Callable:
     primitive = getattr(_primitives, name)
 
-    def rule(info, in_dims, self, target, dim, reduction, leading, ignore_index):
+    def rule(
+        info, in_dims, self, target, dim, reduction, leading, ignore_index, weight=None, temperature=None, *options
+    ):
         rank = _rank(self, in_dims[0])
         self = _expanded(_batch_first(self, in_dims[0], rank), info.batch_size)
-        target = _expanded(_batch_first(target, in_dims[1], rank - 1), info.batch_size)
-        results = primitive(self, target, _shifted_dim(name, dim, rank), reduction, leading + 1, ignore_index)
-        return results, (0, 0, 1, 0)[: len(results)]
+        of_temperature = in_dims[7] if len(in_dims) > 7 else None
+        target, temperature = _loss_tensors(info, rank, target, in_dims[1], temperature, of_temperature)
+        results = primitive(
+            self,
+            target,
+            _shifted_dim(name, dim, rank),
+            reduction,
+            leading + 1,
+            ignore_index,
+            weight,
+            temperature,
+            *options,
+        )
+        if name == "_cross_entropy" and results[3].dim() != rank:  # there is no log-sum-exp
+            results = (*results[:3], results[3].expand(info.batch_size, 0))
+        return results, (0, 0, 1, 0)
 
-    return rule
+    return _with_batched_weight(rule, 6)
 
 
-def _cross_entropy_backward_rule(info, in_dims, grad, self, target, count, statistics, dim, reduction, ignore_index):
+def _cross_entropy_backward_rule(
+    info,
+    in_dims,
+    grad,
+    self,
+    target,
+    count,
+    statistics,
+    dim,
+    reduction,
+    ignore_index,
+    weight=None,
+    temperature=None,
+    *options,
+):
     rank = _rank(self, in_dims[1])
     self = _expanded(_batch_first(self, in_dims[1], rank), info.batch_size)
-    target = _expanded(_batch_first(target, in_dims[2], rank - 1), info.batch_size)
-    grad, count, statistics = (
-        _expanded(_batch_first(tensor, batch_dim, _rank(tensor, batch_dim)), info.batch_size)
-        for tensor, batch_dim in zip((grad, count, statistics), (in_dims[0], *in_dims[3:5]), strict=True)
+    of_temperature = in_dims[9] if len(in_dims) > 9 else None
+    target, temperature = _loss_tensors(info, rank, target, in_dims[2], temperature, of_temperature)
+    *numbers, grad_logsumexp = options if len(options) == 5 else (*options, None)
+    of_logsumexp = in_dims[14] if len(in_dims) > 14 else None
+    grad, count, statistics, grad_logsumexp = (
+        None
+        if tensor is None
+        else _expanded(_batch_first(tensor, batch_dim, _rank(tensor, batch_dim)), info.batch_size)
+        for tensor, batch_dim in (
+            (grad, in_dims[0]),
+            (count, in_dims[3]),
+            (statistics, in_dims[4]),
+            (grad_logsumexp, of_logsumexp),
+        )
     )
-    dim = _shifted_dim("_cross_entropy_backward", dim, rank)
     return (
         _primitives._cross_entropy_backward(
-            grad, self, target, count, statistics.movedim(1, 0), dim, reduction, ignore_index
+            grad,
+            self,
+            target,
+            count,
+            statistics.movedim(1, 0),
+            _shifted_dim("_cross_entropy_backward", dim, rank),
+            reduction,
+            ignore_index,
+            weight,
+            temperature,
+            *numbers,
+            grad_logsumexp=grad_logsumexp,
         ),
         0,
     )
@@ -114,5 +191,7 @@ for _name in (
     torch.library.register_vmap(f"softmax_ext::{_name}", _normalize_rule(_name))
 for _name in ("_cross_entropy", "_cross_entropy_with_gradient"):
     torch.library.register_vmap(f"softmax_ext::{_name}", _cross_entropy_rule(_name))
-torch.library.register_vmap("softmax_ext::_cross_entropy_backward", _cross_entropy_backward_rule)
+torch.library.register_vmap(
+    "softmax_ext::_cross_entropy_backward", _with_batched_weight(_cross_entropy_backward_rule, 8)
+)
 torch.library.register_vmap("softmax_ext::_class_indices", _class_indices_rule)

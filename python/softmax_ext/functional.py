@@ -160,8 +160,8 @@ def cross_entropy(
             made too.
         weight: One number per class, ``[C]``; of any floating-point dtype. Differentiable.
         size_average, reduce: Deprecated in torch; they choose ``reduction`` as there.
-        ignore_index: Rows with this target have loss 0 and gradient 0, whatever their logits are. Not for
-            probabilities.
+        ignore_index: Rows with this target have loss 0 and gradient 0, whatever their logits are. Beside
+            probabilities it must be negative, and is not used.
         reduction: ``"mean"`` over the rows that are not ignored, each counted by its class's weight (with
             probabilities: over all rows); ``"sum"``, or ``"none"`` for one loss per row.
         label_smoothing: e in [0, 1]: the share of the target that is spread over all classes.
@@ -188,9 +188,9 @@ def cross_entropy(
               is ``"forward"``.
 
             Both round the gradient of a mean to ``input``'s dtype before the upstream gradient scales it: with float16
-            logits and a loss that is scaled up, ``"recompute"`` keeps what they lose below 6e-8. With ``weight``,
-            probabilities, ``label_smoothing``, ``temperature``, ``softcap`` or ``z_loss`` the gradient is made as by
-            ``"recompute"``, whatever is asked for.
+            logits and a loss that is scaled up, ``"recompute"`` keeps what they lose below 6e-8. Where the target, the
+            weights or the temperature require a gradient, which is made from the logits, ``"inplace"`` is
+            ``"forward"``.
 
     Returns:
         float64 for float64 logits, else float32 (torch: the dtype of the logits).
@@ -201,9 +201,9 @@ def cross_entropy(
         NotImplementedError: the dtype of ``input`` or ``weight`` is not one of the above.
         RuntimeError: ``label_smoothing`` is out of range, or other shapes or dtypes do not match the above.
 
-    Class indices with or without ``weight`` take one pass, without memory of the logits' size but for the gradient. The
-    other options are made of :func:`log_softmax` and :func:`logsumexp`, and take some. A class of probability or weight
-    0 adds nothing even where its logit is −inf (torch: NaN).
+    Whatever the options, the loss is made in one pass, without memory of the logits' size but for their gradient. (The
+    gradients of probabilities, weights and a temperature, forward mode and higher orders take some.) A class of
+    probability or weight 0 adds nothing even where its logit is −inf (torch: NaN).
 
     >>> cross_entropy(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0]))
     tensor(0.4076)

@@ -407,14 +407,14 @@ def cross_entropy_backward_arguments(
     shape: tuple[int, ...], target: Tensor, dtype: torch.dtype, reduction: int = NONE, leading: int = 0
 ) -> tuple:
     logits = random_logits(shape, dtype)
-    loss, count, statistics = ops._cross_entropy(logits, target, 1, reduction, leading, -100)
+    loss, count, statistics, _ = ops._cross_entropy(logits, target, 1, reduction, leading, -100)
     return random_logits(loss.shape, lane_dtype(dtype)), logits, target, count, statistics, 1, reduction, -100
 
 
 def cross_entropy_gradient(grad, logits, target, count, statistics, dim, reduction, ignore_index) -> Tensor:
     """``_cross_entropy_backward`` with its row statistics as the functions of the logits that they are: its derivative
     for the logits is the total one."""
-    _, _, statistics = ops._cross_entropy(logits.detach(), target, dim, reduction, count.dim(), ignore_index)
+    _, _, statistics, _ = ops._cross_entropy(logits.detach(), target, dim, reduction, count.dim(), ignore_index)
     return ops._cross_entropy_backward(grad, logits, target, count, statistics, dim, reduction, ignore_index)
 
 
@@ -425,6 +425,76 @@ LOSS_CASES = (
     ("sums with a leading dim", (2, 5, 2), SOME_IGNORED.view(2, 2), 1, SUM, 1),
     ("means with a leading dim", (2, 5, 2), SOME_IGNORED.view(2, 2), 1, MEAN, 1),
 )
+
+
+def options_of_losses(dtype: torch.dtype) -> tuple:
+    """weight, temperature, scale, label_smoothing, softcap and z_loss, for rows of 5 classes."""
+    lane = lane_dtype(dtype)
+    return random_temperature((5,), lane), random_temperature((4, 1), lane), 1.0, 0.1, 4.0, 0.1
+
+
+def some_probabilities(dtype: torch.dtype) -> Tensor:
+    return torch.softmax(random_logits((4, 5)), 1).to(lane_dtype(dtype))
+
+
+#: (name, target, reduction, which arguments have a gradient): the kernels make none of the weights' sum.
+OPTION_CASES = (
+    ("sums with all options", lambda dtype: SOME_IGNORED, SUM, (0, 6, 7)),
+    ("means with all options", lambda dtype: SOME_IGNORED, MEAN, (0, 7)),
+    ("rows of probabilities with all options", some_probabilities, NONE, (0, 1, 6, 7)),
+    ("means of probabilities with all options", some_probabilities, MEAN, (0, 1, 7)),
+)
+
+
+def option_cases(name: str) -> tuple[PrimitiveCase, ...]:
+    overload = getattr(ops, name).default
+    return tuple(
+        PrimitiveCase(
+            overload,
+            case,
+            lambda dtype, target=target, reduction=reduction: (
+                random_logits((4, 5), dtype),
+                target(dtype),
+                1,
+                reduction,
+                0,
+                -100,
+                *options_of_losses(dtype),
+            ),
+            differentiable,
+            function=lambda *arguments: overload(*arguments)[0],
+        )
+        for case, target, reduction, differentiable in OPTION_CASES
+    )
+
+
+def log_sum_exp_too(*arguments) -> Tensor:
+    loss, _, _, logsumexp = ops._cross_entropy(*arguments)
+    return loss + logsumexp.sin()
+
+
+def backward_with_options(target: Callable, reduction: int) -> Callable:
+    def arguments(dtype: torch.dtype) -> tuple:
+        logits, options = random_logits((4, 5), dtype), options_of_losses(dtype)
+        classes = target(dtype)
+        loss, count, statistics, lse = ops._cross_entropy(logits, classes, 1, reduction, 0, -100, *options, True)
+        grad, of_lse = random_logits(loss.shape, loss.dtype), random_logits(lse.shape, lse.dtype)
+        return grad, logits, classes, count, statistics, 1, reduction, -100, *options, of_lse
+
+    return arguments
+
+
+def backward_of_all(grad, logits, target, count, statistics, dim, reduction, ignore_index, *options) -> Tensor:
+    """As :func:`cross_entropy_gradient`."""
+    *of_loss, grad_logsumexp = options
+    inputs = (t.detach() if isinstance(t, Tensor) else t for t in (logits, target, *of_loss))
+    logits_, target_, *of_loss_ = inputs
+    _, _, statistics, _ = ops._cross_entropy(
+        logits_, target_, dim, reduction, count.dim(), ignore_index, *of_loss_, False
+    )
+    return ops._cross_entropy_backward(
+        grad, logits, target, count, statistics, dim, reduction, ignore_index, *of_loss, grad_logsumexp
+    )
 
 
 def loss_cases(name: str) -> tuple[PrimitiveCase, ...]:
@@ -463,6 +533,26 @@ CROSS_ENTROPY_PRIMITIVES = (
         for case, shape, target, _, *rest in LOSS_CASES
     ),
     *loss_cases("_cross_entropy_with_gradient"),
+    *option_cases("_cross_entropy"),
+    *option_cases("_cross_entropy_with_gradient"),
+    PrimitiveCase(
+        ops._cross_entropy.default,
+        "log-sum-exps with all options",
+        lambda dtype: (random_logits((4, 5), dtype), SOME_IGNORED, 1, NONE, 0, -100, *options_of_losses(dtype), True),
+        (0, 6, 7),
+        function=log_sum_exp_too,
+    ),
+    *(
+        PrimitiveCase(
+            ops._cross_entropy_backward.default,
+            case,
+            backward_with_options(target, reduction),
+            # The logits, what the loss differentiates by, and both upstream gradients.
+            (*({0: 1, 1: 2, 6: 8, 7: 9}[i] for i in differentiable), 0, 14),
+            function=backward_of_all,
+        )
+        for case, target, reduction, differentiable in OPTION_CASES
+    ),
 )
 
 OPERATORS = (

@@ -207,6 +207,16 @@ def test_a_label_smoothing_out_of_range(value):
             RuntimeError,
             "expected target of probabilities of shape [2, 3], got [2, 4]",
         ),
+        (
+            {"target": torch.ones(2, 3), "ignore_index": 1},
+            RuntimeError,
+            "expected no ignore_index with a target of probabilities, got 1",
+        ),
+        (
+            {"temperature": torch.ones(3)},
+            ValueError,
+            "expected a temperature that broadcasts against the input of shape [2, 3] with size 1 in dim 1, got shape [3]",
+        ),
     ],
 )
 def test_an_option_of_cross_entropy_that_is_none(options, error, message):

@@ -161,4 +161,34 @@ SOFTMAX_EXT_INLINE Lanes<double> exponential_minus_1(Lanes<double> x) {
   return x;
 }
 
+// tanh(x), at most 2 ULP off: near 0 by a polynomial of x², else by exp(−2|x|).
+SOFTMAX_EXT_INLINE Lanes<float> hyperbolic_tangent(Lanes<float> x) {
+  using L = Lanes<float>;
+  using Bits = L::Bits;
+  // (tanh(x)/x − 1) / x² for |x| ≤ 0.625
+  constexpr float kCoefficients[] = {
+      0x1.18e1dcp-9f,
+      -0x1.0bf4fcp-7f,
+      0x1.638b58p-6f,
+      -0x1.b9ee90p-5f,
+      0x1.111066p-3f,
+      -0x1.555554p-2f};
+  const Bits sign = (Bits)x.native & (Bits)L(-0.0f).native;
+  const L magnitude((L::Native)((Bits)x.native ^ sign));
+  const L square = x * x;
+  L p(kCoefficients[0]);
+#pragma GCC unroll 8
+  for (unsigned i = 1; i < sizeof kCoefficients / sizeof(float); ++i)
+    p = multiply_add(p, square, L(kCoefficients[i]));
+  const L near = multiply_add(x * square, p, x);
+  const L power = exponential(magnitude * L(-2.0f));
+  const L far = (L(1.0f) - power) / (L(1.0f) + power);
+  const L signed_far((L::Native)((Bits)far.native | sign));
+  return select(magnitude < L(0.625f), near, signed_far);
+}
+SOFTMAX_EXT_INLINE Lanes<double> hyperbolic_tangent(Lanes<double> x) {
+  for (int i = 0; i < Lanes<double>::kCount; ++i) x.native[i] = ::tanh(x.native[i]);
+  return x;
+}
+
 }  // namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL

@@ -11,7 +11,7 @@
 // In- and output may be the same memory, but for the gradient of logsumexp.
 
 #include "csrc/cpu/simd/element.h"
-#include "csrc/numerics/softmax_summary.h"
+#include "csrc/numerics/cross_entropy.h"
 
 namespace softmax_ext::simd {
 
@@ -130,6 +130,43 @@ struct CrossEntropyKernels {
       LaneOf<In>* true_class);
 };
 
+// Rows or columns of logits, and the weights of their classes in a loss with options
+// (csrc/numerics/cross_entropy.h).
+template <typename In>
+struct WeightedLogits {
+  const In* in;
+  int64_t in_stride;
+  int64_t count;
+  int64_t length;
+  const LaneOf<In>* targets;  // probabilities, or null; as the logits, with their own stride
+  int64_t target_stride;
+  const LaneOf<In>* weights;  // of the classes, or null: 1
+  ClassWeights<LaneOf<In>> of_classes;
+  const LaneOf<In>* max;  // of each row
+};
+template <typename In>
+struct WeightedGradients {
+  WeightedLogits<In> logits;
+  In* out;
+  int64_t out_stride;
+  RowValues<LaneOf<In>> scale;
+  RowValues<LaneOf<In>> factor;
+  RowValues<LaneOf<In>> share;
+  LaneOf<In> softcap;  // of which the logits are, or 0: rows alone
+};
+
+template <typename In>
+struct WeightedLossKernels {
+  // s · tanh(x/s); in place where the types are the same.
+  void (*cap)(const In* x, LaneOf<In>* y, int64_t count, LaneOf<In> softcap);
+  // Of each row: Σ u_j · (x_j − max), and Σ u_j.
+  void (*weigh_rows)(const WeightedLogits<In>&, double* distances, double* spreads);
+  void (*weigh_columns)(const WeightedLogits<In>&, double* distances, double* spreads);
+  // Of every logit but that of the true class; of any length.
+  void (*rows)(const WeightedGradients<In>&);
+  void (*columns)(const WeightedGradients<In>&);
+};
+
 // The gradient of an output, that output, and where the gradient of the logits goes.
 template <typename Out, typename In>
 struct Gradients {
@@ -185,6 +222,7 @@ struct Kernels {
   const ByType<ReductionKernels>* reduction;
   const ByType<LogSumExpBackwardKernels>* logsumexp_backward;
   const ByType<CrossEntropyKernels>* cross_entropy;
+  const ByType<WeightedLossKernels>* weighted_loss;
 };
 
 // The objects of one instruction set.
@@ -197,6 +235,7 @@ struct Kernels {
   extern const ByType<ReductionKernels> reduction_table;                  \
   extern const ByType<LogSumExpBackwardKernels> logsumexp_backward_table; \
   extern const ByType<CrossEntropyKernels> cross_entropy_table;           \
+  extern const ByType<WeightedLossKernels> weighted_loss_table;           \
   }
 
 SOFTMAX_EXT_TABLES(portable)
