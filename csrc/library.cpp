@@ -102,6 +102,25 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
             .c_str(),
         tags);
   }
+  const std::string linear_before =
+      "Tensor input, Tensor linear_weight, Tensor target, Tensor? linear_bias=None, Tensor? "
+      "weight=None, int reduction=1, SymInt? ignore_index=None, float label_smoothing=0.0, Tensor? "
+      "temperature=None";
+  const std::string linear_before_float =
+      "Tensor input, Tensor linear_weight, Tensor target, Tensor? linear_bias, Tensor? weight, int "
+      "reduction, SymInt? ignore_index, float label_smoothing, float temperature";
+  for (const auto& [overload, first] :
+       {std::pair("", linear_before), std::pair(".float", linear_before_float)})
+    m.def(
+        c10::str(
+            "linear_cross_entropy",
+            overload,
+            "(",
+            first,
+            after,
+            ", str gradient=\"forward\", SymInt? chunk=None) -> Tensor")
+            .c_str(),
+        tags);
 
   m.def(
       "_softmax(Tensor self, Tensor? temperature, int dim, float scale, int? dtype) -> Tensor",
@@ -186,6 +205,24 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
           ") -> (Tensor, Tensor, Tensor)")
           .c_str(),
       tags);
+  // The logits are those of a linear layer, and never there as a whole (csrc/linear_cross_entropy.cpp).
+  const std::string linear =
+      "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, SymInt chunk, "
+      "bool[3] wanted, int reduction, SymInt ignore_index, Tensor? weight=None, Tensor? "
+      "temperature=None, float scale=1.0, float label_smoothing=0.0, float softcap=0.0, float "
+      "z_loss=0.0";
+  m.def(
+      c10::str(
+          "_linear_cross_entropy(", linear, ") -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
+          .c_str(),
+      tags);
+  m.def(
+      c10::str(
+          "_linear_cross_entropy_backward(Tensor grad, Tensor count, Tensor statistics, ",
+          linear,
+          ") -> (Tensor, Tensor, Tensor)")
+          .c_str(),
+      tags);
   // Targets as int64, checked, with 0 in ignored rows.
   m.def("_class_indices(Tensor self, Tensor target, int dim, SymInt ignore_index) -> Tensor", tags);
   m.def("_scale_gradient(Tensor(a!) gradient, Tensor grad, int dim) -> ()", tags);
@@ -207,6 +244,8 @@ void register_public_operators(torch::Library& m) {
   m.impl("cross_entropy_with_logsumexp", &public_operator::cross_entropy_with_logsumexp);
   m.impl(
       "cross_entropy_with_logsumexp.float", &public_operator::cross_entropy_with_logsumexp_float);
+  m.impl("linear_cross_entropy", &public_operator::linear_cross_entropy);
+  m.impl("linear_cross_entropy.float", &public_operator::linear_cross_entropy_float);
 }
 
 }  // namespace softmax_ext
@@ -253,6 +292,12 @@ SOFTMAX_EXT_LIBRARY_IMPL(Meta, m) {
       outputs::cross_entropy_with_gradient,
       outputs::cross_entropy_in_place,
       outputs::cross_entropy_backward>(m);
+  m.impl(
+      "_linear_cross_entropy",
+      &softmax_ext::linear_cross_entropy_of<outputs::linear_cross_entropy>);
+  m.impl(
+      "_linear_cross_entropy_backward",
+      &softmax_ext::linear_cross_entropy_backward_of<outputs::linear_cross_entropy_backward>);
   m.impl("_scale_gradient", &outputs::scale_gradient);
   m.impl("_class_indices", &outputs::class_indices);
 }

@@ -1,6 +1,7 @@
 #include "csrc/loss_outputs.h"
 
 #include <ATen/MemoryOverlap.h>
+#include <ATen/ops/empty.h>
 
 #include "csrc/element_type.h"
 #include "csrc/output_checks.h"
@@ -142,7 +143,9 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_in_place(
   return {result, count, statistics};
 }
 
-Tensor cross_entropy_backward(
+namespace {
+
+void check_backward(
     const Tensor& grad,
     const optional<Tensor>& grad_logsumexp,
     const Tensor& self,
@@ -172,7 +175,82 @@ Tensor cross_entropy_backward(
     check_dtype(op, "grad_logsumexp", *grad_logsumexp, lane);
     check_sizes(op, "grad_logsumexp", *grad_logsumexp, rows);
   }
+}
+
+}  // namespace
+
+Tensor cross_entropy_backward(
+    const Tensor& grad,
+    const optional<Tensor>& grad_logsumexp,
+    const Tensor& self,
+    const Tensor& target,
+    const Tensor& count,
+    const Tensor& statistics,
+    const LossArguments& loss) {
+  check_backward(grad, grad_logsumexp, self, target, count, statistics, loss);
   return empty_like_sizes(self, self.scalar_type());
+}
+
+Tensor logits_of(const LinearLayer& layer) {
+  const auto& [input, weight, bias, chunk, wanted] = layer;
+  const char* const op = "linear_cross_entropy";
+  check_element_type(op, "input", input, /*has_dtype=*/false);
+  TORCH_CHECK(
+      input.dim() == 2 && weight.dim() == 2,
+      op,
+      ": expected an input [rows, features] and a linear_weight [classes, features], got ",
+      input.sym_sizes(),
+      " and ",
+      weight.sym_sizes());
+  check_same_device(op, "linear_weight", weight, input);
+  check_dtype(op, "linear_weight", weight, input.scalar_type());
+  check_sizes(op, "linear_weight", weight, {weight.sym_size(0), input.sym_size(1)});
+  if (layer.has_bias()) {
+    check_same_device(op, "linear_bias", *bias, input);
+    check_dtype(op, "linear_bias", *bias, input.scalar_type());
+    check_sizes(op, "linear_bias", *bias, weight.sym_sizes().slice(0, 1), ", one per class");
+  }
+  TORCH_CHECK_VALUE(
+      chunk.sym_ge(1).expect_true(__FILE__, __LINE__), op, ": expected a chunk > 0, got ", chunk);
+  return at::empty_symint({1, 1}, input.options())
+      .expand_symint({input.sym_size(0), weight.sym_size(0)});
+}
+
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor> linear_gradients(const LinearLayer& layer) {
+  const auto gradient = [&](bool is_wanted, const Tensor& like) {
+    return is_wanted ? empty_like_sizes(like, like.scalar_type())
+                     : empty_of(layer.input, c10::SymDimVector{0}, layer.input.scalar_type());
+  };
+  return {
+      gradient(layer.wanted[0], layer.input),
+      gradient(layer.wanted[1], layer.weight),
+      gradient(layer.wanted[2] && layer.has_bias(), layer.has_bias() ? *layer.bias : Tensor())};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
+    const LinearLayer& layer, const Tensor& target, const LossArguments& loss) {
+  auto [result, count, statistics, _] = cross_entropy(logits_of(layer), target, loss, false);
+  TORCH_CHECK(
+      loss.reduction != Reduction::none || !layer.wants_any(),
+      "linear_cross_entropy: expected reduction 'mean' or 'sum' for gradients in the forward pass");
+  return std::tuple_cat(
+      std::tuple(std::move(result), std::move(count), std::move(statistics)),
+      linear_gradients(layer));
+}
+
+std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
+    const Tensor& grad,
+    const Tensor& count,
+    const Tensor& statistics,
+    const LinearLayer& layer,
+    const Tensor& target,
+    const LossArguments& loss) {
+  check_backward(grad, std::nullopt, logits_of(layer), target, count, statistics, loss);
+  return linear_gradients(layer);
 }
 
 Tensor class_indices(const Tensor& self, const Tensor& target, int64_t dim, c10::SymInt) {

@@ -34,6 +34,18 @@ Tensor cross_entropy_backward(
     const Tensor& count,
     const Tensor& statistics,
     const LossArguments& loss);
+// Those of signature::LinearCrossEntropy.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
+    const LinearLayer& layer, const Tensor& target, const LossArguments& loss);
+std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
+    const Tensor& grad,
+    const Tensor& count,
+    const Tensor& statistics,
+    const LinearLayer& layer,
+    const Tensor& target,
+    const LossArguments& loss);
+// A tensor of the shape and the dtype of the logits, and without memory of their size.
+Tensor logits_of(const LinearLayer& layer);
 signature::ScaleGradient scale_gradient;
 signature::ClassIndices class_indices;
 

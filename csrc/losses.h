@@ -144,6 +144,111 @@ Tensor cross_entropy_backward_of(
           z_loss});
 }
 
+// The linear layer whose outputs are the logits.
+struct LinearLayer {
+  Tensor input;                  // [rows, features]
+  Tensor weight;                 // [classes, features]
+  optional<Tensor> bias;         // [classes]
+  c10::SymInt chunk;             // rows of logits at a time
+  std::array<bool, 3> wanted{};  // the gradients of which of the three
+
+  bool has_bias() const { return bias && bias->defined(); }
+  bool wants_any() const { return wanted[0] || wanted[1] || wanted[2]; }
+};
+
+template <auto function>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_of(
+    const Tensor& input,
+    const Tensor& linear_weight,
+    const optional<Tensor>& linear_bias,
+    const Tensor& target,
+    c10::SymInt chunk,
+    std::array<bool, 3> wanted,
+    int64_t reduction,
+    c10::SymInt ignore_index,
+    const optional<Tensor>& weight,
+    const optional<Tensor>& temperature,
+    double scale,
+    double label_smoothing,
+    double softcap,
+    double z_loss) {
+  return function(
+      LinearLayer{input, linear_weight, linear_bias, std::move(chunk), wanted},
+      target,
+      LossArguments{
+          /*dim=*/1,
+          reduction,
+          /*leading=*/0,
+          std::move(ignore_index),
+          weight,
+          temperature,
+          scale,
+          label_smoothing,
+          softcap,
+          z_loss});
+}
+template <auto function>
+std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward_of(
+    const Tensor& grad,
+    const Tensor& count,
+    const Tensor& statistics,
+    const Tensor& input,
+    const Tensor& linear_weight,
+    const optional<Tensor>& linear_bias,
+    const Tensor& target,
+    c10::SymInt chunk,
+    std::array<bool, 3> wanted,
+    int64_t reduction,
+    c10::SymInt ignore_index,
+    const optional<Tensor>& weight,
+    const optional<Tensor>& temperature,
+    double scale,
+    double label_smoothing,
+    double softcap,
+    double z_loss) {
+  return function(
+      grad,
+      count,
+      statistics,
+      LinearLayer{input, linear_weight, linear_bias, std::move(chunk), wanted},
+      target,
+      LossArguments{
+          /*dim=*/1,
+          reduction,
+          /*leading=*/0,
+          std::move(ignore_index),
+          weight,
+          temperature,
+          scale,
+          label_smoothing,
+          softcap,
+          z_loss});
+}
+template <typename Primitive, typename... First>
+auto call_linear_loss(
+    const Primitive& primitive,
+    const LinearLayer& layer,
+    const Tensor& target,
+    const LossArguments& loss,
+    const First&... first) {
+  return primitive(
+      first...,
+      layer.input,
+      layer.weight,
+      layer.bias,
+      target,
+      layer.chunk,
+      layer.wanted,
+      loss.reduction,
+      loss.ignore_index,
+      loss.weight,
+      loss.temperature,
+      loss.scale,
+      loss.label_smoothing,
+      loss.softcap,
+      loss.z_loss);
+}
+
 template <auto forward, auto with_gradient, auto in_place, auto backward>
 void register_losses(torch::Library& m) {
   m.impl("_cross_entropy", &cross_entropy_of<forward>);

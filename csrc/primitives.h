@@ -57,6 +57,10 @@ inline constexpr Operator<"softmax_ext::_cross_entropy_with_gradient", CrossEntr
     cross_entropy_with_gradient;
 inline constexpr Operator<"softmax_ext::_cross_entropy_in_place", CrossEntropyInPlace>
     cross_entropy_in_place;
+inline constexpr Operator<"softmax_ext::_linear_cross_entropy", LinearCrossEntropy>
+    linear_cross_entropy;
+inline constexpr Operator<"softmax_ext::_linear_cross_entropy_backward", LinearCrossEntropyBackward>
+    linear_cross_entropy_backward;
 inline constexpr Operator<"softmax_ext::_scale_gradient", ScaleGradient> scale_gradient;
 inline constexpr Operator<"softmax_ext::_class_indices", ClassIndices> class_indices;
 

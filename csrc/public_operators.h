@@ -132,4 +132,35 @@ std::tuple<Tensor, Tensor> cross_entropy_with_logsumexp_float(
     double z_loss,
     std::string_view empty);
 
+Tensor linear_cross_entropy(
+    const Tensor& input,
+    const Tensor& linear_weight,
+    const Tensor& target,
+    const optional<Tensor>& linear_bias,
+    const optional<Tensor>& weight,
+    int64_t reduction,
+    optional<c10::SymInt> ignore_index,
+    double label_smoothing,
+    const optional<Tensor>& temperature,
+    optional<double> softcap,
+    double z_loss,
+    std::string_view empty,
+    std::string_view gradient,
+    optional<c10::SymInt> chunk);
+Tensor linear_cross_entropy_float(
+    const Tensor& input,
+    const Tensor& linear_weight,
+    const Tensor& target,
+    const optional<Tensor>& linear_bias,
+    const optional<Tensor>& weight,
+    int64_t reduction,
+    optional<c10::SymInt> ignore_index,
+    double label_smoothing,
+    double temperature,
+    optional<double> softcap,
+    double z_loss,
+    std::string_view empty,
+    std::string_view gradient,
+    optional<c10::SymInt> chunk);
+
 }  // namespace softmax_ext::public_operator

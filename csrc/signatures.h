@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <tuple>
@@ -126,6 +127,46 @@ using CrossEntropyBackward = Tensor(
     double softcap,
     double z_loss,
     const optional<Tensor>& grad_logsumexp);
+
+// (loss, count, statistics, and the gradients of input, linear_weight and linear_bias for an upstream
+// gradient of 1, each of no elements unless it is `wanted`) of the logits input · linear_weightᵀ +
+// linear_bias, of which there are `chunk` rows at a time. input [rows, features], linear_weight
+// [classes, features].
+using LinearCrossEntropy = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>(
+    const Tensor& input,
+    const Tensor& linear_weight,
+    const optional<Tensor>& linear_bias,
+    const Tensor& target,
+    c10::SymInt chunk,
+    std::array<bool, 3> wanted,
+    int64_t reduction,
+    c10::SymInt ignore_index,
+    const optional<Tensor>& weight,
+    const optional<Tensor>& temperature,
+    double scale,
+    double label_smoothing,
+    double softcap,
+    double z_loss);
+
+// Those gradients, from what the forward pass left.
+using LinearCrossEntropyBackward = std::tuple<Tensor, Tensor, Tensor>(
+    const Tensor& grad,
+    const Tensor& count,
+    const Tensor& statistics,
+    const Tensor& input,
+    const Tensor& linear_weight,
+    const optional<Tensor>& linear_bias,
+    const Tensor& target,
+    c10::SymInt chunk,
+    std::array<bool, 3> wanted,
+    int64_t reduction,
+    c10::SymInt ignore_index,
+    const optional<Tensor>& weight,
+    const optional<Tensor>& temperature,
+    double scale,
+    double label_smoothing,
+    double softcap,
+    double z_loss);
 
 // The targets as int64, 0 in ignored rows: each is a class of `self`.
 using ClassIndices =

@@ -14,6 +14,12 @@ namespace {
 
 constexpr int kBlockThreads = 256;
 
+// Columns that a thread takes at a time. One thread alone has few neighbours to read together, and what it
+// holds spills beyond 4.
+template <int threads, typename Logit>
+inline constexpr int kColumnsAtOnce =
+    threads == 1 && kVectorElements<Logit> > 4 ? 4 : kVectorElements<Logit>;
+
 template <typename Logit>
 struct WeightedLossTask {
   using Lane = LaneOf<Logit>;
@@ -65,15 +71,17 @@ struct RowLanes {
   RowLanes(const WeightedLossTask<Logit>& task, const Logit* row, int64_t first, int64_t length) {
     const int64_t stride = task.logits.length_stride;
     const Logit* const from = row + first * stride;
-    if (stride == 1 && first + count <= length && misalignment(from) == 0) {
-      const auto pack = load_pack<Logit, count>(from);
-      SOFTMAX_EXT_UNROLL
-      for (int j = 0; j < count; ++j) lanes[j] = task.capped(pack.lane(j));
-    } else {
-      SOFTMAX_EXT_UNROLL
-      for (int j = 0; j < count; ++j)
-        lanes[j] = first + j < length ? task.capped(to_lane(from[j * stride])) : -kInfinity<Lane>;
+    if constexpr (count == kVectorElements<Logit>) {
+      if (stride == 1 && first + count <= length && misalignment(from) == 0) {
+        const auto pack = load_pack<Logit, count>(from);
+        SOFTMAX_EXT_UNROLL
+        for (int j = 0; j < count; ++j) lanes[j] = task.capped(pack.lane(j));
+        return;
+      }
     }
+    SOFTMAX_EXT_UNROLL
+    for (int j = 0; j < count; ++j)
+      lanes[j] = first + j < length ? task.capped(to_lane(from[j * stride])) : -kInfinity<Lane>;
   }
   __device__ __forceinline__ Lane operator[](int j) const { return lanes[j]; }
 };
@@ -97,7 +105,7 @@ __device__ __forceinline__ WeightedSummary<LaneOf<Logit>> summarize_share(
     int thread,
     LaneOf<Logit> scale) {
   using Lane = LaneOf<Logit>;
-  constexpr int kPack = kVectorElements<Logit>;
+  constexpr int kPack = kColumnsAtOnce<threads, Logit>;
   const Logit* const logits = task.logits[row];
   const Lane* const probabilities = task.classes == nullptr ? task.probabilities[row] : nullptr;
   auto summary = WeightedSummary<Lane>::empty();
@@ -156,7 +164,7 @@ template <int threads, typename Logit>
 __device__ __forceinline__ void visit_row(
     const WeightedLossTask<Logit>& task, int64_t row, int64_t length, bool is_row) {
   using Lane = LaneOf<Logit>;
-  constexpr int kPack = kVectorElements<Logit>;
+  constexpr int kPack = kColumnsAtOnce<threads, Logit>;
   const int thread = simt::thread_index() % threads;
   const Lane scale = task.scales[row];
   const bool is_ignored = task.is_ignored(row);
@@ -223,19 +231,21 @@ __device__ __forceinline__ void visit_row(
       return of_logit * (1 - slope * slope);
     };
     Logit* const to = out + first * stride;
-    if (stride == 1 && first + kPack <= length && misalignment(to) == 0) {
-      store_pack(to, Pack<Logit, kPack>::from_lanes(mapped));
-    } else {
-      SOFTMAX_EXT_UNROLL
-      for (int j = 0; j < kPack; ++j)
-        if (first + j < length) to[j * stride] = from_lane<Logit>(mapped(j));
+    if constexpr (kPack == kVectorElements<Logit>) {
+      if (stride == 1 && first + kPack <= length && misalignment(to) == 0) {
+        store_pack(to, Pack<Logit, kPack>::from_lanes(mapped));
+        continue;
+      }
     }
+    SOFTMAX_EXT_UNROLL
+    for (int j = 0; j < kPack; ++j)
+      if (first + j < length) to[j * stride] = from_lane<Logit>(mapped(j));
   }
 }
 
 // Rows beyond the last are padding: all lanes of a warp take part in each shuffle.
 template <int threads, typename Logit>
-__global__ void __launch_bounds__(kBlockThreads) weighted_loss_kernel(
+__global__ void __launch_bounds__(kBlockThreads, 2) weighted_loss_kernel(
     const __grid_constant__ WeightedLossTask<Logit> task, int64_t rows, int64_t length) {
   constexpr int kRowsPerBlock = kBlockThreads / threads;
   for (int64_t base = simt::block_index() * kRowsPerBlock; base < rows;

@@ -259,7 +259,7 @@ class WeightedLossCall {
     double* const spreads = distances + block.count;
     if (has_spread && (results || !classes_))
       (block.are_columns ? table<In>().weigh_columns : table<In>().weigh_rows)(
-          logits, distances, spreads);
+          logits, results ? distances : nullptr, spreads);
     Lane* const factors = scratch<Lane, 4>(3 * block.count);
     Lane* const shares = factors + block.count;
     Lane* const true_classes = shares + block.count;

@@ -95,8 +95,8 @@ struct WeightedSummary {
 template <typename Lane>
 SOFTMAX_EXT_HOST_DEVICE WeightedSummary<Lane> merge(
     const WeightedSummary<Lane>& a, const WeightedSummary<Lane>& b, Lane scale) {
-  const auto& low = a.logits.max < b.logits.max ? a : b;
-  const auto& high = a.logits.max < b.logits.max ? b : a;
+  const auto low = a.logits.max < b.logits.max ? a : b;
+  const auto high = a.logits.max < b.logits.max ? b : a;
   const Lane between = low.logits.max == high.logits.max
                            ? Lane(0)
                            : scaled_distance(low.logits.max, high.logits.max, scale);

@@ -180,6 +180,23 @@ def _class_indices_rule(info, in_dims, self, target, dim, ignore_index):
     return _primitives._class_indices(self, target, _shifted_dim("_class_indices", dim, rank), ignore_index), 0
 
 
+def _linear_rule(name: str) -> Callable:
+    """One sample after another: there is no batch of matrices whose logits are never there as a whole."""
+    primitive = getattr(_primitives, name)
+
+    def rule(info, in_dims, *args):
+        samples = []
+        for i in range(info.batch_size):
+            sample = (
+                a if not isinstance(a, Tensor) or d is None else a.select(d, i)
+                for a, d in zip(args, in_dims, strict=True)
+            )
+            samples.append(primitive(*sample))
+        return tuple(torch.stack(parts) for parts in zip(*samples, strict=True)), (0,) * len(samples[0])
+
+    return rule
+
+
 for _name in (
     "_softmax",
     "_softmax_backward",
@@ -195,3 +212,5 @@ torch.library.register_vmap(
     "softmax_ext::_cross_entropy_backward", _with_batched_weight(_cross_entropy_backward_rule, 8)
 )
 torch.library.register_vmap("softmax_ext::_class_indices", _class_indices_rule)
+for _name in ("_linear_cross_entropy", "_linear_cross_entropy_backward"):
+    torch.library.register_vmap(f"softmax_ext::{_name}", _linear_rule(_name))

@@ -16,6 +16,7 @@ _logsumexp, _logsumexp_float = _ops.logsumexp.default, _ops.logsumexp.float
 _cross_entropy, _cross_entropy_float = _ops.cross_entropy.default, _ops.cross_entropy.float
 _cross_entropy_with_logsumexp = _ops.cross_entropy_with_logsumexp.default
 _cross_entropy_with_logsumexp_float = _ops.cross_entropy_with_logsumexp.float
+_linear_cross_entropy, _linear_cross_entropy_float = _ops.linear_cross_entropy.default, _ops.linear_cross_entropy.float
 
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
@@ -247,6 +248,66 @@ def cross_entropy_with_logsumexp(
     if temperature is None or isinstance(temperature, Tensor):
         return _cross_entropy_with_logsumexp(*arguments, softcap, z_loss, empty)
     return _cross_entropy_with_logsumexp_float(*arguments, softcap, z_loss, empty)
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float | Tensor | None = None,
+    softcap: float | None = None,
+    z_loss: float = 0,
+    empty: str = "nan",
+    gradient: str = "forward",
+    chunk: int | None = None,
+) -> Tensor:
+    """:func:`cross_entropy` of the logits ``linear(input, linear_weight, linear_bias)``, of which only ``chunk`` rows are
+    there at a time.
+
+    A valid call of :func:`torch.nn.functional.linear_cross_entropy` (torch 2.13 and later) means the same here, but for
+    its ``options``. The products are ATen's, in the dtype of the layer; under autocast in that of autocast.
+
+    Args:
+        input: ``[…, features]``; float64, float32, bfloat16 or float16.
+        linear_weight: ``[C, features]``, of ``input``'s dtype. Or ``[C, d1, …, features]`` for an ``input``
+            ``[N, features]`` and a target with the dims d1, … behind N; the logits are made as a whole then.
+        target: Class indices ``[…]`` or probabilities ``[…, C]``, as in :func:`cross_entropy`.
+        linear_bias: ``[C]`` (or ``[C, d1, …]``), of ``input``'s dtype.
+        weight, reduction, label_smoothing, softcap, z_loss, empty: As in :func:`cross_entropy`.
+        ignore_index: As in :func:`cross_entropy`; −100 if None.
+        temperature: A number, or a tensor of one element or of ``[N, 1]`` for an ``input`` ``[N, features]``.
+        gradient: How backward has the gradients of the layer.
+
+            - ``"forward"`` makes them in the forward pass, chunk by chunk: three matrix products in all, as without this
+              function. With ``reduction="none"`` it is ``"recompute"``.
+            - ``"recompute"`` makes each chunk of logits again: a fourth product, and nothing kept but 8 bytes a row.
+        chunk: Rows of logits at a time. By default so many that they take the memory of ``input``, or 16 Mi elements
+            where that is more.
+
+    Returns:
+        float64 for float64 input, else float32: a scalar, or for ``reduction="none"`` ``[…]``.
+
+    Raises:
+        As :func:`cross_entropy`, and RuntimeError where shapes or dtypes of the layer do not match.
+
+    All of autograd works: forward mode, ``create_graph`` and :mod:`torch.func` (which take the memory of all logits), as
+    do gradients of the target, the weights and the temperature.
+
+    >>> x, w = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    >>> linear_cross_entropy(x, w, torch.tensor([0]))
+    tensor(0.4076)
+    """
+    code = _reduction("linear_cross_entropy", reduction, None, None)
+    arguments = (input, linear_weight, target, linear_bias, weight, code, ignore_index, label_smoothing, temperature)
+    if temperature is None or isinstance(temperature, Tensor):
+        return _linear_cross_entropy(*arguments, softcap, z_loss, empty, gradient, chunk)
+    return _linear_cross_entropy_float(*arguments, softcap, z_loss, empty, gradient, chunk)
 
 
 def causal_lm_loss(

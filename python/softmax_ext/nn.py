@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import torch
@@ -98,12 +99,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         _check_choice("empty", empty, ["nan", "zero"])
         _check_choice("gradient", gradient, ["recompute", "forward", "inplace"])
         _set_temperature(self, temperature)
-        if softcap is not None and not 0 < softcap < float("inf"):
-            raise ValueError(f"CrossEntropyLoss: expected a finite softcap > 0, got {softcap}")
-        if not z_loss >= 0:
-            raise ValueError(f"CrossEntropyLoss: expected z_loss >= 0, got {z_loss}")
-        self.softcap = None if softcap is None else float(softcap)
-        self.z_loss = float(z_loss)
+        self.softcap = _checked_softcap(softcap)
+        self.z_loss = _checked_z_loss(z_loss)
         self.empty = empty
         self.gradient = gradient
 
@@ -123,6 +120,103 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             self.empty,
             self.gradient,
         )
+
+
+class LinearCrossEntropyLoss(torch.nn.Module):
+    """:func:`softmax_ext.linear_cross_entropy` as a module that holds the layer, with the constructor of
+    :class:`torch.nn.LinearCrossEntropyLoss` (torch 2.13 and later) but for its ``options``, and the options of the
+    function. ``temperature`` as for :class:`Softmax`.
+
+    Args:
+        in_features: Features of the input.
+        num_classes: C.
+        out_features: Further dims of the outputs of each class, as in torch.
+        bias: Whether the layer has one.
+        device, dtype: Those of the layer, ``self.linear``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        out_features: tuple[int, ...] = (),
+        bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        reduction: str = "mean",
+        weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        temperature: float | Tensor | None = None,
+        softcap: float | None = None,
+        z_loss: float = 0.0,
+        empty: str = "nan",
+        gradient: str = "forward",
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        if weight is not None and weight.shape != (num_classes,):
+            raise RuntimeError(
+                f"LinearCrossEntropyLoss: expected weight of shape [{num_classes}], got {list(weight.shape)}"
+            )
+        if not 0 <= label_smoothing <= 1:
+            raise RuntimeError(f"LinearCrossEntropyLoss: expected label_smoothing in [0, 1], got {label_smoothing}")
+        _reduction_code(reduction)
+        _check_choice("empty", empty, ["nan", "zero"])
+        _check_choice("gradient", gradient, ["forward", "recompute"])
+        _set_temperature(self, temperature)
+        outputs = num_classes * math.prod(out_features)
+        self.linear = torch.nn.Linear(in_features, outputs, bias=bias, device=device, dtype=dtype)
+        self.register_buffer("weight", weight)
+        self.layer_shape = [num_classes, *out_features, in_features]
+        self.reduction = reduction
+        self.ignore_index = ignore_index
+        self.label_smoothing = float(label_smoothing)
+        self.softcap = _checked_softcap(softcap)
+        self.z_loss = _checked_z_loss(z_loss)
+        self.empty = empty
+        self.gradient = gradient
+        self.chunk = chunk
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """``input``: ``[…, features]``; ``target``: class indices ``[…]`` or probabilities ``[…, C]``."""
+        linear_weight, linear_bias = self.linear.weight, self.linear.bias
+        if len(self.layer_shape) > 2:
+            linear_weight = linear_weight.reshape(self.layer_shape)
+            if linear_bias is not None:
+                linear_bias = linear_bias.reshape(self.layer_shape[:-1])
+        return torch.ops.softmax_ext.linear_cross_entropy(
+            input,
+            linear_weight,
+            target,
+            linear_bias,
+            self.weight,
+            _reduction_code(self.reduction),
+            self.ignore_index,
+            self.label_smoothing,
+            self.temperature,
+            self.softcap,
+            self.z_loss,
+            self.empty,
+            self.gradient,
+            self.chunk,
+        )
+
+    def extra_repr(self) -> str:
+        return f"num_classes={self.layer_shape[0]}, reduction={self.reduction!r}"
+
+
+def _checked_softcap(softcap: float | None) -> float | None:
+    if softcap is not None and not 0 < softcap < float("inf"):
+        raise ValueError(f"CrossEntropyLoss: expected a finite softcap > 0, got {softcap}")
+    return None if softcap is None else float(softcap)
+
+
+def _checked_z_loss(z_loss: float) -> float:
+    if not z_loss >= 0:
+        raise ValueError(f"CrossEntropyLoss: expected z_loss >= 0, got {z_loss}")
+    return float(z_loss)
 
 
 def _check_choice(name: str, value: str, choices: list[str]) -> None:

@@ -277,6 +277,14 @@ def functional_cross_entropy(input, target, **options):
     return softmax_ext.cross_entropy(input, target, **options).to(input.dtype)
 
 
+def functional_linear_cross_entropy(input, linear_weight, target, *, options=None, **arguments):
+    loss = softmax_ext.linear_cross_entropy(input, linear_weight, target, **arguments)
+    return loss.to(input.dtype)
+
+
+# Newer than the oldest torch that is supported.
+HAS_LINEAR = hasattr(F, "linear_cross_entropy")
+
 REPLACEMENTS = {
     torch.softmax: softmax_ext.softmax,
     torch.Tensor.softmax: softmax_ext.softmax,
@@ -292,6 +300,8 @@ REPLACEMENTS = {
     torch.special.logsumexp: softmax_ext.logsumexp,
     F.cross_entropy: functional_cross_entropy,
 }
+if HAS_LINEAR:
+    REPLACEMENTS[F.linear_cross_entropy] = functional_linear_cross_entropy
 
 
 class Swap(TorchFunctionMode):
@@ -310,13 +320,28 @@ class Swap(TorchFunctionMode):
 OP_INFOS = [
     info
     for info in op_db
-    if info.name in ("softmax", "log_softmax", "logsumexp", "nn.functional.softmin", "nn.functional.cross_entropy")
+    if info.name
+    in (
+        "softmax",
+        "log_softmax",
+        "logsumexp",
+        "nn.functional.softmin",
+        "nn.functional.cross_entropy",
+        "nn.functional.linear_cross_entropy",
+    )
 ]
 MODULE_INFOS = [
     info
     for info in module_db
     if info.module_cls
-    in (torch.nn.Softmax, torch.nn.Softmax2d, torch.nn.LogSoftmax, torch.nn.Softmin, torch.nn.CrossEntropyLoss)
+    in (
+        torch.nn.Softmax,
+        torch.nn.Softmax2d,
+        torch.nn.LogSoftmax,
+        torch.nn.Softmin,
+        torch.nn.CrossEntropyLoss,
+        getattr(torch.nn, "LinearCrossEntropyLoss", None),
+    )
 ]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
@@ -350,12 +375,13 @@ def test_torchs_inputs_are_the_ones_meant():
         "log_softmax.with_dtype",
         "logsumexp",
         "nn.functional.cross_entropy",
+        *["nn.functional.linear_cross_entropy"] * HAS_LINEAR,
         "nn.functional.softmin",
         "nn.functional.softmin.with_dtype",
         "softmax",
         "softmax.with_dtype",
     ]
-    assert len(MODULE_INFOS) == 5
+    assert len(MODULE_INFOS) == 5 + HAS_LINEAR
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -397,6 +423,22 @@ def test_torchs_module_inputs_give_torchs_results(info, dtype):
         assert swap.hits == 1
         assert "SoftmaxExt" in _names_of_nodes(actual)
         agree(actual, arguments[0], expected, reference_input)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_torchs_inputs_of_nll_loss_after_log_softmax_give_its_results(dtype):
+    """Whatever is given as log-probabilities is taken as logits here."""
+    (info,) = (info for info in op_db if info.name == "nn.functional.nll_loss")
+    samples = list(info.sample_inputs("cpu", dtype, requires_grad=True))
+    assert len(samples) >= 10
+    for sample in samples:
+        dim = 0 if sample.input.dim() == 1 else 1
+        reference_input = in_float64(sample.input)
+        arguments, options = tree_map(operand_in_float64, (sample.args, sample.kwargs))
+        expected = F.nll_loss(torch.log_softmax(reference_input, dim), *arguments, **options)
+        actual = softmax_ext.cross_entropy(sample.input, *sample.args, **sample.kwargs)
+        assert "SoftmaxExt" in _names_of_nodes(actual) or actual.numel() == 0
+        agree(actual.to(dtype), sample.input, expected, reference_input)
 
 
 def _names_of_nodes(tensor) -> str:

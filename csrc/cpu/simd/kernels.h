@@ -159,7 +159,7 @@ template <typename In>
 struct WeightedLossKernels {
   // s · tanh(x/s); in place where the types are the same.
   void (*cap)(const In* x, LaneOf<In>* y, int64_t count, LaneOf<In> softcap);
-  // Of each row: Σ u_j · (x_j − max), and Σ u_j.
+  // Of each row: Σ u_j · (x_j − max), unless that is null, and where there are targets Σ u_j.
   void (*weigh_rows)(const WeightedLogits<In>&, double* distances, double* spreads);
   void (*weigh_columns)(const WeightedLogits<In>&, double* distances, double* spreads);
   // Of every logit but that of the true class; of any length.

@@ -65,6 +65,7 @@ void weigh_rows(const WeightedLogits<In>& logits, double* distances, double* spr
   using Scalar = LaneOf<In>;
   using L = Lanes<Scalar>;
   constexpr int kLanes = L::kCount;
+  const bool has_distances = distances != nullptr;
   with_factors(logits, [&]<bool has_targets, bool has_weights>() SOFTMAX_EXT_INLINE_LAMBDA {
     for (int64_t row = 0; row < logits.count; ++row) {
       const In* const x = logits.in + row * logits.in_stride;
@@ -80,8 +81,10 @@ void weigh_rows(const WeightedLogits<In>& logits, double* distances, double* spr
               weights_of_span<has_targets, has_weights>(
                   t, logits.weights, logits.of_classes, begin + at, some),
               some);
-          const L logit = load_lanes(x + begin + at, some, max);
-          of_block[i] += weighted_distance(u, logit - max);
+          if (has_distances) {
+            const L logit = load_lanes(x + begin + at, some, max);
+            of_block[i] += weighted_distance(u, logit - max);
+          }
           if constexpr (has_targets) weights[i] += u;
         };
         int64_t at = 0;
@@ -94,7 +97,7 @@ void weigh_rows(const WeightedLogits<In>& logits, double* distances, double* spr
         distance.add(of_block[0] + of_block[1]);
         if constexpr (has_targets) spread.add(weights[0] + weights[1]);
       }
-      distances[row] = distance.sum();
+      if (has_distances) distances[row] = distance.sum();
       if constexpr (has_targets) spreads[row] = spread.sum();
     }
   });
@@ -127,10 +130,12 @@ void weigh_columns(const WeightedLogits<In>& logits, double* distances, double* 
             to[first + v * L::kCount + i] = sums[v].vectors[i / kDoubles].native[i % kDoubles];
         });
       };
-      column_sums(logits.length, sums, [&](int64_t j, auto v) SOFTMAX_EXT_INLINE_LAMBDA {
-        return weighted_distance(u(j, v), x.load(j, v) - max[v]);
-      });
-      put(distances);
+      if (distances != nullptr) {
+        column_sums(logits.length, sums, [&](int64_t j, auto v) SOFTMAX_EXT_INLINE_LAMBDA {
+          return weighted_distance(u(j, v), x.load(j, v) - max[v]);
+        });
+        put(distances);
+      }
       if constexpr (has_targets) {
         column_sums(logits.length, sums, [&](int64_t j, auto v) SOFTMAX_EXT_INLINE_LAMBDA {
           return u(j, v);
