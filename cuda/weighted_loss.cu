@@ -174,8 +174,9 @@ __device__ __forceinline__ void visit_row(
         is_ignored || (0 <= task.classes[row] && task.classes[row] < length),
         "cross_entropy: expected targets in [0, classes) or ignore_index");
   const Lane target_logit =
-      target < 0 ? Lane(0)
-                 : task.capped(to_lane(task.logits[row][target * task.logits.length_stride]));
+      target < 0 || !is_row  // no row of padding reads what another may write
+          ? Lane(0)
+          : task.capped(to_lane(task.logits[row][target * task.logits.length_stride]));
   auto summary = WeightedSummary<Lane>::empty();
   if (task.reduces || (task.classes == nullptr && task.has_spread()))
     summary = merge_in_team<threads>(
