@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 
@@ -119,6 +120,16 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             self.z_loss,
             self.empty,
             self.gradient,
+        )
+
+    def extra_repr(self) -> str:
+        """The options that are not the default."""
+        defaults = {name: option.default for name, option in inspect.signature(CrossEntropyLoss).parameters.items()}
+        options = {name: getattr(self, name, None) for name in defaults}  # None: deprecated, kept as the reduction
+        return ", ".join(
+            f"{name}={_shown(value)}"
+            for name, value in options.items()
+            if isinstance(value, Tensor) or value != defaults[name]
         )
 
 
@@ -248,11 +259,10 @@ def _set_temperature(module: torch.nn.Module, temperature: float | Tensor | None
 
 
 def _extra_repr(module: Softmax | LogSoftmax) -> str:
-    if module.temperature is None:
-        return f"dim={module.dim}"
-    temperature = module.temperature
-    if isinstance(temperature, Tensor):
-        temperature = (
-            f"{'Parameter' if isinstance(temperature, torch.nn.Parameter) else 'Tensor'}{list(temperature.shape)}"
-        )
-    return f"dim={module.dim}, temperature={temperature}"
+    return f"dim={module.dim}" + ("" if module.temperature is None else f", temperature={_shown(module.temperature)}")
+
+
+def _shown(option: object) -> str:
+    if not isinstance(option, Tensor):
+        return repr(option)
+    return f"{'Parameter' if isinstance(option, torch.nn.Parameter) else 'Tensor'}{list(option.shape)}"

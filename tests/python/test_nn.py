@@ -51,14 +51,37 @@ def test_a_parameter_is_learned_and_a_tensor_is_a_buffer(ours):
     torch.testing.assert_close(fixed(x), FUNCTIONS[ours](x, 1, temperature=2.0))
 
 
-def test_the_loss_has_torchs_constructor_and_repr():
+def test_the_loss_has_torchs_constructor():
     ours, theirs = (
         nn.CrossEntropyLoss(None, None, 3, None, "sum"),
         torch.nn.CrossEntropyLoss(None, None, 3, None, "sum"),
     )
-    assert repr(ours) == repr(theirs)
     x, target = torch.randn(4, 5), torch.tensor([3, 1, 0, 3])
     torch.testing.assert_close(ours(x, target), theirs(x, target))
+
+
+@pytest.mark.filterwarnings("ignore:size_average and reduce args")
+def test_the_repr_of_the_loss_shows_each_option_that_is_not_the_default():
+    assert repr(nn.CrossEntropyLoss()) == repr(torch.nn.CrossEntropyLoss())
+    assert repr(nn.CrossEntropyLoss(size_average=False)) == "CrossEntropyLoss(reduction='sum')"
+    every = nn.CrossEntropyLoss(
+        torch.ones(5),
+        ignore_index=3,
+        reduction="none",
+        label_smoothing=0.1,
+        temperature=torch.nn.Parameter(torch.ones(())),
+        softcap=30,
+        z_loss=1e-4,
+        empty="zero",
+        gradient="inplace",
+    )
+    assert repr(every) == (
+        "CrossEntropyLoss(weight=Tensor[5], ignore_index=3, reduction='none', label_smoothing=0.1, "
+        "temperature=Parameter[], softcap=30.0, z_loss=0.0001, empty='zero', gradient='inplace')"
+    )
+    every.reduction, every.softcap = "mean", None
+    assert "reduction" not in repr(every)
+    assert "softcap" not in repr(every)
 
 
 def test_a_reduction_that_is_changed_later_counts():
