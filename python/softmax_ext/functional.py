@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -311,52 +312,100 @@ def linear_cross_entropy(
 
 
 def causal_lm_loss(
-    logits: Tensor,
+    logits: Tensor | Any,
     labels: Tensor,
     num_items_in_batch: int | Tensor | None = None,
     *,
     ignore_index: int = -100,
-    **options: object,
+    temperature: float | Tensor | None = None,
+    empty: str = "nan",
+    **options: Any,
 ) -> Tensor:
     """The loss of a causal language model: the logits at each position against the label of the next one.
 
-    The labels are shifted, and padded with ``ignore_index``; the logits are read where they are.
+    The labels are shifted, and padded with ``ignore_index``; the logits are read where they are. It is what
+    ``transformers.Trainer`` takes as ``compute_loss_func``; :func:`functools.partial` gives it options.
 
     Args:
-        logits: ``[…, length, vocabulary]``.
+        logits: ``[…, length, vocabulary]``; or what a model returned, with those as its ``logits``.
         labels: ``[…, length]``: int64, int32 or uint8, those of the positions themselves.
         num_items_in_batch: What the sum of the losses is divided by, such as the labels of all batches that gradients
-            are accumulated over; their own number if None.
+            are accumulated over (``labels[…, 1:]`` that are not ignored); by those of this one if None. A tensor is
+            not waited for.
         ignore_index: Labels that count for nothing.
-        options: Those of :func:`cross_entropy`, but for ``reduction``, and for logits ``[all positions, vocabulary]``.
+        temperature: As for :func:`cross_entropy`; or a tensor of the labels' shape, one for the logits at each position
+            (it is not shifted).
+        empty: As for :func:`cross_entropy`, also where ``num_items_in_batch`` is 0.
+        options: The others of :func:`cross_entropy`, but for ``reduction``. With ``num_items_in_batch``, a gradient
+            that ``gradient=`` makes in the forward pass is scaled in backward.
+
+    Returns:
+        The loss: float64 for float64 logits, else float32.
 
     Raises:
-        ValueError: ``labels`` is not of the shape of ``logits`` without its last dim.
-        TypeError: ``labels`` is of a floating-point dtype.
+        TypeError: ``logits`` is neither a tensor nor has one, or ``labels`` is not one of the above dtypes.
+        ValueError: ``labels`` is not of the shape of ``logits`` without its last dim, or ``temperature`` does not
+            broadcast.
 
     >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
     >>> causal_lm_loss(logits, torch.tensor([[1, 0, 1]]))
     tensor(0.2201)
     """
+    logits = _logits_of(logits)
+    if not isinstance(labels, Tensor) or labels.dtype not in (torch.int64, torch.int32, torch.uint8):
+        given = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"causal_lm_loss: expected labels of dtype int64, int32 or uint8, got {given}")
+    if logits.dim() < 2:
+        raise ValueError(
+            f"causal_lm_loss: expected logits of shape [..., length, vocabulary], got {list(logits.shape)}"
+        )
     if labels.shape != logits.shape[:-1]:
         raise ValueError(
             f"causal_lm_loss: expected labels of shape {list(logits.shape[:-1])} for logits of shape "
             f"{list(logits.shape)}, got {list(labels.shape)}"
         )
-    if labels.is_floating_point():
-        raise TypeError(f"causal_lm_loss: expected labels of dtype int64, int32 or uint8, got {labels.dtype}")
     following = torch.nn.functional.pad(labels.long(), (0, 1), value=ignore_index)[..., 1:]
-    reduction = "mean" if num_items_in_batch is None else "sum"
     loss = cross_entropy(
         logits.reshape(-1, logits.shape[-1]),
-        following.reshape(-1),
+        following.reshape(-1).to(logits.device),
         ignore_index=ignore_index,
-        reduction=reduction,
+        reduction="mean" if num_items_in_batch is None else "sum",
+        temperature=_temperature_of_rows(temperature, labels.shape),
+        empty=empty,
         **options,
     )
     if num_items_in_batch is None:
         return loss
-    return loss / (num_items_in_batch.to(loss.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch)
+    if isinstance(num_items_in_batch, Tensor):
+        items = num_items_in_batch.to(loss)
+        return loss / (items.masked_fill(items == 0, 1) if empty == "zero" else items)
+    return loss / (1 if num_items_in_batch == 0 and empty == "zero" else num_items_in_batch)
+
+
+def _logits_of(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            "causal_lm_loss: expected logits as a tensor, or a model's output that holds them as its logits, got "
+            f"{type(output).__name__}"
+        )
+    return logits
+
+
+def _temperature_of_rows(temperature: float | Tensor | None, positions: torch.Size) -> float | Tensor | None:
+    """That of all positions in one dim, for logits whose positions are in one dim."""
+    if not isinstance(temperature, Tensor) or temperature.dim() == 0:
+        return temperature
+    of_logits = temperature.unsqueeze(-1) if temperature.shape == positions else temperature
+    sizes = zip(reversed(of_logits.shape), (1, *reversed(positions)), strict=False)
+    if of_logits.dim() > len(positions) + 1 or any(size not in (1, wanted) for size, wanted in sizes):
+        raise ValueError(
+            f"causal_lm_loss: expected a temperature of the labels' shape {list(positions)}, or that broadcasts against "
+            f"{[*positions, 1]}, got {list(temperature.shape)}"
+        )
+    return of_logits.expand(*positions, 1).reshape(-1, 1)
 
 
 def _reduction(name: str, reduction: str, size_average: bool | None, reduce: bool | None) -> int:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import types
 
 import pytest
 import torch
@@ -379,6 +380,35 @@ def test_batches_that_gradients_are_accumulated_over_are_divided_by_all_of_their
             softmax_ext.causal_lm_loss(logits[part], labels[part], items) for part in (slice(0, 1), slice(1, 4))
         )
         torch.testing.assert_close(halves, whole)
+
+
+def test_where_no_label_counts_empty_says_what_the_loss_is():
+    for items in (0, torch.tensor(0), None):
+        for empty, expected in (("nan", NAN), ("zero", 0.0)):
+            logits = torch.randn(2, 5, 7, requires_grad=True)
+            loss = softmax_ext.causal_lm_loss(logits, torch.full((2, 5), -100), items, empty=empty)
+            torch.testing.assert_close(loss.detach(), torch.tensor(expected), equal_nan=True)
+            loss.backward()
+            assert logits.grad.eq(0).all()
+
+
+def test_a_models_output_holds_the_logits():
+    logits, labels = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
+    expected = softmax_ext.causal_lm_loss(logits, labels)
+    for output in ({"logits": logits}, types.SimpleNamespace(logits=logits)):
+        assert torch.equal(softmax_ext.causal_lm_loss(output, labels), expected)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (3, 5, 1), (3, 1, 1), (5, 1)], ids=str)
+def test_a_temperature_of_positions_is_that_of_their_logits(shape):
+    logits, labels = torch.randn(3, 5, 7), torch.randint(7, (3, 5))
+    temperature = (torch.rand(shape) + 0.5).requires_grad_()
+    loss = softmax_ext.causal_lm_loss(logits, labels, temperature=temperature)
+    of_positions = temperature.unsqueeze(-1) if shape == (3, 5) else temperature
+    scaled = (logits / of_positions)[:, :-1]
+    expected = F.cross_entropy(scaled.reshape(-1, 7), labels[:, 1:].reshape(-1))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, temperature), torch.autograd.grad(expected, temperature))
 
 
 def test_a_language_models_loss_takes_the_options_of_cross_entropy():

@@ -183,7 +183,12 @@ def test_an_unknown_reduction():
 @pytest.mark.parametrize("value", [-0.1, 1.5])
 def test_a_label_smoothing_out_of_range(value):
     message = f"cross_entropy: expected label_smoothing in [0, 1], got {value}"
-    raises(RuntimeError, message, lambda: softmax_ext.cross_entropy(X, T, label_smoothing=value))
+    loss = nn.CrossEntropyLoss(label_smoothing=value)
+    for call in (lambda: softmax_ext.cross_entropy(X, T, label_smoothing=value), lambda: loss(X, T)):
+        raises(RuntimeError, message, call)
+    if value > 1:  # torch takes numbers below 0
+        with pytest.raises(RuntimeError):
+            F.cross_entropy(X, T, label_smoothing=value)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +248,36 @@ def test_labels_of_a_language_model_have_the_shape_of_its_positions():
         TypeError,
         "causal_lm_loss: expected labels of dtype int64, int32 or uint8, got torch.float32",
         lambda: softmax_ext.causal_lm_loss(X, torch.zeros(2)),
+    )
+    raises(
+        TypeError,
+        "causal_lm_loss: expected labels of dtype int64, int32 or uint8, got NoneType",
+        lambda: softmax_ext.causal_lm_loss(X, None),
+    )
+
+
+def test_logits_of_a_language_model_are_a_tensor_with_a_dim_of_positions():
+    raises(
+        ValueError,
+        "causal_lm_loss: expected logits of shape [..., length, vocabulary], got [3]",
+        lambda: softmax_ext.causal_lm_loss(X[0], torch.tensor(0)),
+    )
+    for output, word in (({"loss": X}, "dict"), ((X,), "tuple"), ({"logits": None}, "dict")):
+        raises(
+            TypeError,
+            "causal_lm_loss: expected logits as a tensor, or a model's output that holds them as its logits, got "
+            + word,
+            lambda output=output: softmax_ext.causal_lm_loss(output, T),
+        )
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (2, 1, 1), (1, 2)])
+def test_a_temperature_of_a_language_model_that_does_not_broadcast(shape):
+    raises(
+        ValueError,
+        "causal_lm_loss: expected a temperature of the labels' shape [2], or that broadcasts against [2, 1], got "
+        f"{list(shape)}",
+        lambda: softmax_ext.causal_lm_loss(X, T, temperature=torch.ones(shape)),
     )
 
 
