@@ -372,6 +372,13 @@ def test_the_labels_of_a_language_model_are_shifted_and_its_logits_are_not(dtype
     assert gradient[:, -1].eq(0).all()
 
 
+def test_the_logits_of_a_language_model_are_read_where_they_are():
+    leaf = torch.randn(2, 5, 7, requires_grad=True)
+    logits = leaf * 1
+    softmax_ext.causal_lm_loss(logits, torch.randint(7, (2, 5)), gradient="inplace").backward()
+    assert torch.equal(logits, leaf.grad)  # where they were is their gradient
+
+
 def test_batches_that_gradients_are_accumulated_over_are_divided_by_all_of_their_labels():
     logits, labels = torch.randn(4, 5, 7), torch.randint(7, (4, 5))
     whole = softmax_ext.causal_lm_loss(logits, labels)
