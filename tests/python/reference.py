@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -52,3 +53,60 @@ def cross_entropy_rows(logits: Tensor, target: Tensor, ignore_index: int = -100)
     ignored = target == ignore_index
     picked = log_probs.gather(1, target.long().masked_fill(ignored, 0).unsqueeze(1)).squeeze(1)
     return torch.where(ignored, 0.0, -picked)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, *, reduction: str = "mean", empty: str = "nan", **options) -> Tensor:
+    """Classes in dim 1, or 0 of one sample. Every part is an operator of torch, so that autograd has its gradients."""
+    dim = 0 if logits.dim() == 1 else 1
+    z_loss = options.pop("z_loss", 0.0)
+    x, q, ignored, denominator = cross_entropy_terms(logits, target, **options)
+    lse = torch.logsumexp(x, dim)
+    logp = x - lse.unsqueeze(dim)
+    surprise = -q * logp.masked_fill((q == 0) & (logp == -math.inf), 0)
+    rows = (surprise.sum(dim) + z_loss * lse.square()).masked_fill(ignored, 0)
+    if reduction == "none":
+        return rows
+    if reduction == "sum" or (empty == "zero" and ignored.all()):
+        return rows.sum()
+    return rows.sum() / denominator
+
+
+def cross_entropy_terms(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    temperature: float | Tensor | None = None,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits as softcap and temperature leave them, the weight of each −log p, ignored rows, and what a mean divides by.
+
+    Ignored rows of the logits are 0, whatever they held.
+    """
+    dim = 0 if logits.dim() == 1 else 1
+    ignored = torch.zeros_like(logits.select(dim, 0), dtype=torch.bool)
+    if not target.is_floating_point():
+        ignored = target.long() == ignore_index
+    x = logits.double().masked_fill(ignored.unsqueeze(dim), 0)
+    if softcap is not None:
+        x = softcap * torch.tanh(x / softcap)
+    if temperature is not None:
+        x = x / temperature
+
+    classes = logits.shape[dim]
+    w = torch.ones(classes, dtype=torch.float64) if weight is None else weight.double()
+    w = w.reshape([-1 if d == dim else 1 for d in range(logits.dim())])
+    if target.is_floating_point():
+        q = w * target.double() * (1 - label_smoothing)
+        denominator = torch.tensor(ignored.numel(), dtype=torch.float64)
+    else:
+        chosen = F.one_hot(target.long().masked_fill(ignored, 0), classes).movedim(-1, dim) == 1
+        # Not a product: the weight of a class that is no target may be NaN.
+        of_targets = torch.where(chosen, w, 0.0)
+        q = of_targets * (1 - label_smoothing)
+        denominator = of_targets.sum(dim).masked_fill(ignored, 0).sum()
+    if label_smoothing > 0:
+        q = q + w * (label_smoothing / classes)
+    return x, q, ignored, denominator
