@@ -72,7 +72,7 @@ test-kernels: install test-cpp
 	if [ -e $(simt_library) ]; then \
 	  cd tests/python && SOFTMAX_EXT_LIBRARY=$(simt_library) $(bin)/python -m pytest test_lengths.py test_softmax.py \
 	    test_cross_entropy.py test_cross_entropy_options.py test_gradient_ways.py test_errors.py test_lesson.py \
-	    test_gradients.py test_functorch.py test_pitfalls.py; \
+	    test_gradients.py test_functorch.py test_pitfalls.py test_cross_entropy_pitfalls.py; \
 	else echo "NOT TESTED: the CUDA kernels on the CPU, for want of CUDA headers"; fi
 
 # The wheel as users get it: built in isolation, installed in an environment that has never seen the source tree.

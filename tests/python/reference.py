@@ -60,8 +60,10 @@ def cross_entropy(logits: Tensor, target: Tensor, *, reduction: str = "mean", em
     dim = 0 if logits.dim() == 1 else 1
     z_loss = options.pop("z_loss", 0.0)
     x, q, ignored, denominator = cross_entropy_terms(logits, target, **options)
-    lse = torch.logsumexp(x, dim)
-    logp = x - lse.unsqueeze(dim)
+    top = x.detach().amax(dim, keepdim=True).nan_to_num(neginf=0)  # what is near 1e4 loses no digits
+    lse = torch.logsumexp(x - top, dim)
+    logp = x - top - lse.unsqueeze(dim)
+    lse = lse + top.squeeze(dim)
     surprise = -q * logp.masked_fill((q == 0) & (logp == -math.inf), 0)
     rows = (surprise.sum(dim) + z_loss * lse.square()).masked_fill(ignored, 0)
     if reduction == "none":

@@ -1,6 +1,7 @@
 """What has gone wrong in softmax kernels elsewhere, where no other test would see it here.
 
-CONTRIBUTING.md has the table of all of them; the tests of kernels are in tests/simt/kernels/test_pitfalls.cpp.
+CONTRIBUTING.md has the table of all of them; the tests of kernels are in tests/simt/kernels/test_pitfalls.cpp, those of
+the cross-entropy's options in test_cross_entropy_pitfalls.py.
 """
 
 import math
@@ -266,6 +267,6 @@ def test_each_line_of_the_table_names_tests_that_exist():
 
 def test_the_table_has_each_test_that_is_named_for_a_pitfall():
     in_the_table = {(file, test) for tests in lines_of_the_table().values() for file, test in tests}
-    for file in ("test_pitfalls.py", "test_pitfalls.cpp"):
+    for file in ("test_pitfalls.py", "test_cross_entropy_pitfalls.py", "test_pitfalls.cpp"):
         for test in names_in(file):
             assert (file, test) in in_the_table or "the_table" in test, f"{file}::{test}"
