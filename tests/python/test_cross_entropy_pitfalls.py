@@ -203,7 +203,7 @@ def test_smoothing_over_a_masked_class_that_counts_is_infinite_with_a_finite_gra
 
 
 @below_float64
-@pytest.mark.parametrize("name", [name for name in OPTIONS if "temp" not in name and name != "softcap"])
+@options
 @ways
 def test_the_true_class_gradient_keeps_its_digits_near_probability_1(way, name, dtype):
     for length in (7, 1001):
@@ -534,9 +534,9 @@ def test_numbers_among_the_options_make_nothing_float64_under_compile(dynamic, n
     assert all(value.dtype != torch.float64 for value in made if value.numel() > 101)
 
 
-@pytest.mark.parametrize("name", ["none", "weight"])
+@options
 @ways
-def test_autocast_copies_no_logits_and_gives_a_float32_loss(way, name):
+def test_autocast_copies_no_logits_and_gives_a_float32_loss_under_every_option(way, name):
     seen = []
 
     class Record(TorchDispatchMode):
