@@ -140,29 +140,73 @@ class _Logits(torch.autograd.Function):
 
 
 def cross_entropy(
-    group: str, shape: tuple[int, int], dtype: torch.dtype, *, backward: bool, way: str = "recompute", **options
+    group: str,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    *,
+    backward: bool,
+    way: str = "recompute",
+    of: str = "",
+    **options,
 ) -> Case:
+    """``of``: the option that the loss has, "smoothing", "weights" or "probabilities"."""
+
     def make(compiles: bool) -> dict[str, Function]:
         x = torch.randn(shape).to(dtype).requires_grad_(backward)
         target = torch.randint(shape[1], shape[:1])
+        if of == "probabilities":
+            target = torch.softmax(torch.randn(shape), 1).to(dtype)
+        arguments = {
+            "smoothing": {"label_smoothing": 0.1},
+            "weights": {"weight": torch.rand(shape[1], dtype=dtype) + 0.5},
+        }.get(of, {})
+        theirs = partial(F.cross_entropy, **arguments)
 
         def step(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], object]:
             return lambda x: torch.autograd.grad(loss(x, target), x) if backward else loss(x, target)
 
-        functions = {"ours": step(partial(softmax_ext.cross_entropy, gradient=way)), "eager": step(F.cross_entropy)}
+        functions = {
+            "ours": step(partial(softmax_ext.cross_entropy, gradient=way, **arguments)),
+            "eager": step(theirs),
+        }
         if way == "inplace":
             functions["ours"] = in_place(target)
         if compiles:
-            functions[COMPILED] = step(compiled(F.cross_entropy))
+            functions[COMPILED] = step(compiled(theirs))
         result = {name: (lambda f=f: f(x)) for name, f in functions.items()}
         if not backward:
             result["x.sum()"] = lambda: x.sum()
         return result
 
     what = "cross-entropy forward and backward" if backward else "cross-entropy forward"
+    if of:
+        what += f" with {of}"
     if way != "recompute":
         what += ", gradient in forward" if way == "forward" else ", in place"
     return Case(f"{what}, {group}", shape, dtype, make, **options)
+
+
+def linear_cross_entropy(shape: tuple[int, int, int], dtype: torch.dtype, **options) -> Case:
+    """Rows × features × classes; gradients of the input and of the layer."""
+    rows, features, classes = shape
+
+    def make(compiles: bool) -> dict[str, Function]:
+        x = torch.randn(rows, features).to(dtype).requires_grad_()
+        weight = (0.05 * torch.randn(classes, features)).to(dtype).requires_grad_()
+        target = torch.randint(classes, (rows,))
+
+        def pair(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+            return F.cross_entropy(F.linear(x, weight), target)
+
+        def step(loss: Callable[..., Tensor]) -> Function:
+            return lambda: torch.autograd.grad(loss(x, weight, target), (x, weight))
+
+        functions = {"ours": step(softmax_ext.linear_cross_entropy), "eager": step(pair)}
+        if compiles:
+            functions[COMPILED] = step(compiled(pair))
+        return functions
+
+    return Case("linear cross-entropy forward and backward", shape, dtype, make, **options)
 
 
 def table() -> Iterator[Case]:
@@ -238,3 +282,9 @@ def table() -> Iterator[Case]:
         yield cross_entropy("vocabulary", shape, FP32, backward=True, way="inplace", bars=(12, 6.5))
     yield cross_entropy("medium", (4096, 1000), BF16, backward=True, bars=(2.4, 2.8))
     yield cross_entropy("vocabulary", (256, 128256), BF16, backward=True, bars=(4.5, 2.9))
+    yield cross_entropy("medium", (4096, 1000), FP32, backward=True, of="smoothing", bars=(3.3, 2.3), is_quick=True)
+    yield cross_entropy("vocabulary", (2048, 32000), FP32, backward=True, of="smoothing", bars=(6.0, 2.6))
+    yield cross_entropy("medium", (4096, 1000), FP32, backward=True, of="probabilities", bars=(2.5, 1.5))
+    yield cross_entropy("medium", (4096, 1000), FP32, backward=True, of="weights")
+    yield linear_cross_entropy((2048, 512, 32000), FP32, bars=(1.15, 1.0))
+    yield linear_cross_entropy((1024, 768, 50257), FP32, bars=(1.15, 1.0))

@@ -1,5 +1,5 @@
 """How much memory forward and backward of the cross-entropy take beside its inputs: ours, by each way to the gradient,
-and torch's."""
+and torch's; and the same of a linear layer's outputs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +14,7 @@ import softmax_ext
 from benchmarks.cpu.cases import COMPILED, compiled, in_place
 
 SHAPES = ((2048, 32000), (512, 128256))
+LAYERS = ((4096, 512, 32000),)  # rows, features, classes
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -36,8 +37,16 @@ def _step(loss: Callable[[Tensor, Tensor], Tensor], target: Tensor) -> Callable[
     return lambda x: torch.autograd.grad(loss(x, target), x)
 
 
+def _pair(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(x, weight), target)
+
+
+def _layer_step(loss: Callable[..., Tensor], weight: Tensor, target: Tensor) -> Callable[[Tensor], object]:
+    return lambda x: torch.autograd.grad(loss(x, weight, target), (x, weight))
+
+
 def table() -> Table:
-    """The peak beside the inputs, as a multiple of the logits' size."""
+    """The peak beside the inputs, as a multiple of the logits' size (ours of a layer: its chunk, and its gradients)."""
     if not CLEAR.exists():
         raise RuntimeError("the peak of memory is measured on Linux alone")
     result = Table("peak / size of the logits", "softmax_ext: recompute", "forward", "inplace", "torch", COMPILED)
@@ -56,4 +65,19 @@ def table() -> Table:
             size = x.numel() * x.element_size()
             cells = [f"{peak(function, x) / size:.2f}" for function in functions]
             result.add_row(f"{' × '.join(map(str, shape))} {str(dtype).removeprefix('torch.')}", *cells)
+    for rows, features, classes in LAYERS:
+        x = torch.randn(rows, features, requires_grad=True)
+        weight = torch.randn(classes, features, requires_grad=True)
+        target = torch.randint(classes, (rows,))
+
+        functions = [
+            _layer_step(partial(softmax_ext.linear_cross_entropy, gradient="recompute"), weight, target),
+            _layer_step(partial(softmax_ext.linear_cross_entropy, gradient="forward"), weight, target),
+            None,
+            _layer_step(_pair, weight, target),
+            _layer_step(compiled(_pair), weight, target),
+        ]
+        size = rows * classes * x.element_size()
+        cells = ["-" if function is None else f"{peak(function, x) / size:.2f}" for function in functions]
+        result.add_row(f"linear {rows} × {features} × {classes} float32", *cells)
     return result

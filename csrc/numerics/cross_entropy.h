@@ -119,7 +119,9 @@ struct WeightedLossRow {
   SOFTMAX_EXT_HOST_DEVICE Lane logsumexp() const {
     return LogSumExpForward<Lane, Lane>{{scale}}.result(max, log_sum);
   }
+  // NaN for a row without probabilities, even if its class weighs nothing.
   SOFTMAX_EXT_HOST_DEVICE Lane loss(Lane z_loss) const {
+    if (log_sum != log_sum) return log_sum;
     Lane result = weighted_distance(spread, log_sum) - distance;
     result += weighted_distance(peak, log_sum - target_distance);
     if (z_loss != 0) {

@@ -570,3 +570,13 @@ def test_autocast_on_the_cpu_changes_no_bit(way, name, dtype):
     with torch.autocast("cpu", torch.bfloat16):
         under_autocast = ours(x, target, **given)
     assert_same_bits(under_autocast, ours(x, target, **given))
+
+
+@pytest.mark.parametrize("held", [float("nan"), float("inf")])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_a_row_without_probabilities_is_nan_even_if_its_class_weighs_nothing(held, label_smoothing):
+    x, weight = torch.tensor([[held, 1.0, 2.0]]), torch.tensor([0.0, 1.0, 1.0])
+    arguments = {"reduction": "sum", "label_smoothing": label_smoothing}
+    loss = softmax_ext.cross_entropy(x, torch.tensor([0]), weight, **arguments)
+    torch.testing.assert_close(loss, F.cross_entropy(x, torch.tensor([0]), weight, **arguments), equal_nan=True)
+    assert loss.isnan()
