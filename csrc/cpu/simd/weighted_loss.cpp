@@ -77,6 +77,10 @@ void weigh_rows(const WeightedLogits<In>& logits, double* distances, double* spr
         L of_block[2] = {L(Scalar(0)), L(Scalar(0))};
         L weights[2] = {L(Scalar(0)), L(Scalar(0))};
         const auto add = [&](int64_t at, int some, int i) SOFTMAX_EXT_INLINE_LAMBDA {
+          if constexpr (!has_targets && !has_weights) {
+            of_block[i] += load_lanes(x + begin + at, some, max) - max;  // times u, which all have
+            return;
+          }
           const L u = first_of(
               weights_of_span<has_targets, has_weights>(
                   t, logits.weights, logits.of_classes, begin + at, some),
@@ -97,7 +101,9 @@ void weigh_rows(const WeightedLogits<In>& logits, double* distances, double* spr
         distance.add(of_block[0] + of_block[1]);
         if constexpr (has_targets) spread.add(weights[0] + weights[1]);
       }
-      if (has_distances) distances[row] = distance.sum();
+      constexpr bool kIsUniform = !has_targets && !has_weights;
+      const double u = kIsUniform ? double(logits.of_classes.uniform) : 1;
+      if (has_distances) distances[row] = u * distance.sum();
       if constexpr (has_targets) spreads[row] = spread.sum();
     }
   });
