@@ -187,10 +187,10 @@ __device__ __forceinline__ void visit_row(
       .max = task.reduces ? summary.logits.max : task.maxima[row],
       .log_sum = task.reduces ? summary.logits.log_sum() : task.log_sums[row],
       .scale = scale,
-      .spread = task.classes == nullptr
-                    ? summary.spread
-                    : task.of_classes.uniform *
-                          (task.weights == nullptr ? Lane(length) : *task.weights_sum),
+      .spread = task.classes == nullptr   ? summary.spread
+                : !task.has_spread()      ? Lane(0)  // whatever a class weighs that no row has
+                : task.weights == nullptr ? task.of_classes.uniform * Lane(length)
+                                          : task.of_classes.uniform * *task.weights_sum,
       .distance = summary.distance,
       .peak = 0,
       .target_distance = 0};
