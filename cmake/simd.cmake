@@ -15,6 +15,7 @@ foreach(level IN LISTS simd_levels)
     csrc/cpu/simd/backward.cpp
     csrc/cpu/simd/cross_entropy.cpp
     csrc/cpu/simd/log_softmax.cpp
+    csrc/cpu/simd/moments.cpp
     csrc/cpu/simd/reduction.cpp
     csrc/cpu/simd/softmax.cpp
     csrc/cpu/simd/weighted_loss.cpp)

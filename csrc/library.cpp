@@ -121,6 +121,11 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
             ", str gradient=\"forward\", SymInt? chunk=None) -> Tensor")
             .c_str(),
         tags);
+  // Of what it yields, numbers; so no tag: it cannot be traced.
+  m.def(
+      "fit_temperature(Tensor self, Tensor target, Tensor? weight=None, SymInt ignore_index=-100, "
+      "float min_temperature=0.05, float max_temperature=20.0) -> (float temperature, float nll, "
+      "bool is_clamped, int passes)");
 
   m.def(
       "_softmax(Tensor self, Tensor? temperature, int dim, float scale, int? dtype) -> Tensor",
@@ -226,6 +231,12 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
   // Targets as int64, checked, with 0 in ignored rows.
   m.def("_class_indices(Tensor self, Tensor target, int dim, SymInt ignore_index) -> Tensor", tags);
   m.def("_scale_gradient(Tensor(a!) gradient, Tensor grad, int dim) -> ()", tags);
+  // Sums over rows of which fit_temperature is made; not differentiable. weight: one per row.
+  m.def(
+      "_temperature_statistics(Tensor self, Tensor target, Tensor? weight, int dim, float scale) "
+      "-> "
+      "Tensor",
+      tags);
 }
 
 namespace softmax_ext {
@@ -259,6 +270,11 @@ SOFTMAX_EXT_LIBRARY_IMPL(CompositeImplicitAutograd, m) {
   m.impl("log_softmax.float_out", &public_operator::log_softmax_float_out);
   m.impl("_softmax_backward.out", &public_operator::softmax_backward_out);
   m.impl("_log_softmax_backward.out", &public_operator::log_softmax_backward_out);
+  m.impl("fit_temperature", &public_operator::fit_temperature);
+}
+// On devices without a kernel of their own.
+SOFTMAX_EXT_LIBRARY_IMPL(CompositeExplicitAutograd, m) {
+  m.impl("_temperature_statistics", &softmax_ext::public_operator::temperature_statistics);
 }
 // What has an output is not differentiated, and says so (public_operators.cpp); nor are classes.
 SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
@@ -268,7 +284,8 @@ SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
         "_softmax_backward_into",
         "_log_softmax_backward_into",
         "_scale_gradient",
-        "_class_indices"})
+        "_class_indices",
+        "_temperature_statistics"})
     m.impl(name, torch::CppFunction::makeFallthrough());
 }
 SOFTMAX_EXT_LIBRARY_IMPL(FuncTorchBatchedDecomposition, m) {
@@ -300,4 +317,5 @@ SOFTMAX_EXT_LIBRARY_IMPL(Meta, m) {
       &softmax_ext::linear_cross_entropy_backward_of<outputs::linear_cross_entropy_backward>);
   m.impl("_scale_gradient", &outputs::scale_gradient);
   m.impl("_class_indices", &outputs::class_indices);
+  m.impl("_temperature_statistics", &outputs::temperature_statistics);
 }

@@ -3,6 +3,8 @@
 #include <ATen/MemoryOverlap.h>
 #include <ATen/ops/empty.h>
 
+#include <cmath>
+
 #include "csrc/element_type.h"
 #include "csrc/output_checks.h"
 #include "csrc/outputs.h"
@@ -276,6 +278,36 @@ void scale_gradient(const Tensor& gradient, const Tensor& grad, int64_t dim) {
       " or of all rows, got shape ",
       grad.sym_sizes());
   check_writable(op, gradient);
+}
+
+Tensor temperature_statistics(
+    const Tensor& self,
+    const Tensor& target,
+    const optional<Tensor>& weight,
+    int64_t dim,
+    double scale) {
+  const char* const op = "temperature_statistics";
+  dim = wrapped_dim(op, dim, self.dim());
+  TORCH_CHECK(self.dim() > 0, op, ": expected an input of at least 1 dim, got a 0-d tensor");
+  check_element_type(op, "input", self);
+  check_class_target(op, self, target, dim);
+  TORCH_CHECK(
+      target.scalar_type() == at::kLong,
+      op,
+      ": expected target of dtype int64, got ",
+      target.scalar_type());
+  if (weight) {
+    check_same_device(op, "weight", *weight, self);
+    check_row_values(op, "weight", *weight, self, dim, /*keepdim=*/false);
+    TORCH_CHECK(
+        weight->scalar_type() == at::kDouble,
+        op,
+        ": expected weight of dtype float64, got ",
+        weight->scalar_type());
+  }
+  TORCH_CHECK_VALUE(
+      scale > 0 && std::isfinite(scale), op, ": expected a finite scale > 0, got ", scale);
+  return empty_of(self, c10::SymInt(5), at::kDouble);
 }
 
 }  // namespace softmax_ext::outputs

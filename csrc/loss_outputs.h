@@ -48,5 +48,6 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
 Tensor logits_of(const LinearLayer& layer);
 signature::ScaleGradient scale_gradient;
 signature::ClassIndices class_indices;
+signature::TemperatureStatistics temperature_statistics;
 
 }  // namespace softmax_ext::outputs

@@ -63,6 +63,8 @@ inline constexpr Operator<"softmax_ext::_linear_cross_entropy_backward", LinearC
     linear_cross_entropy_backward;
 inline constexpr Operator<"softmax_ext::_scale_gradient", ScaleGradient> scale_gradient;
 inline constexpr Operator<"softmax_ext::_class_indices", ClassIndices> class_indices;
+inline constexpr Operator<"softmax_ext::_temperature_statistics", TemperatureStatistics>
+    temperature_statistics;
 
 }  // namespace primitive
 }  // namespace softmax_ext

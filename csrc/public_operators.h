@@ -162,5 +162,20 @@ Tensor linear_cross_entropy_float(
     std::string_view empty,
     std::string_view gradient,
     optional<c10::SymInt> chunk);
+// (temperature, mean loss there, whether it was clamped, passes over the logits)
+std::tuple<double, double, bool, int64_t> fit_temperature(
+    const Tensor& self,
+    const Tensor& target,
+    const optional<Tensor>& weight,
+    c10::SymInt ignore_index,
+    double min_temperature,
+    double max_temperature);
+// The primitive, for devices without a kernel of it.
+Tensor temperature_statistics(
+    const Tensor& self,
+    const Tensor& target,
+    const optional<Tensor>& weight,
+    int64_t dim,
+    double scale);
 
 }  // namespace softmax_ext::public_operator

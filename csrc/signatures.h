@@ -175,5 +175,15 @@ using ClassIndices =
 // `gradient` times what came for its loss, in place.
 using ScaleGradient = void(const Tensor& gradient, const Tensor& grad, int64_t dim);
 
+// Σ of [weight, loss, distance, expected distance, variance] over the rows (logit_moments.h), float64,
+// at 1/T = scale. `target` holds classes, and `weight` one number per row; a row of weight 0 counts
+// for nothing, whatever it holds.
+using TemperatureStatistics = Tensor(
+    const Tensor& self,
+    const Tensor& target,
+    const optional<Tensor>& weight,
+    int64_t dim,
+    double scale);
+
 }  // namespace signature
 }  // namespace softmax_ext

@@ -24,6 +24,9 @@ using Loss = Tensor(
     std::string_view,
     std::string_view);
 
+using Fit = std::tuple<double, double, bool, int64_t>(
+    const Tensor&, const Tensor&, const optional<Tensor>&, c10::SymInt, double, double);
+
 }  // namespace
 
 Tensor softmax(
@@ -76,6 +79,19 @@ Tensor cross_entropy(
       options.z_loss,
       options.empty,
       options.gradient);
+}
+
+TemperatureFit fit_temperature(
+    const Tensor& input,
+    const Tensor& target,
+    const optional<Tensor>& weight,
+    c10::SymInt ignore_index,
+    double min_temperature,
+    double max_temperature) {
+  const auto [temperature, nll, is_clamped, passes] =
+      Operator<"softmax_ext::fit_temperature", Fit>()(
+          input, target, weight, std::move(ignore_index), min_temperature, max_temperature);
+  return {temperature, nll, is_clamped, passes};
 }
 
 }  // namespace softmax_ext

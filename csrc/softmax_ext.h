@@ -70,6 +70,24 @@ struct CrossEntropyOptions {
 SOFTMAX_EXT_API Tensor
 cross_entropy(const Tensor& input, const Tensor& target, const CrossEntropyOptions& options = {});
 
+struct TemperatureFit {
+  double temperature;
+  double nll;       // mean over the rows, at that temperature
+  bool is_clamped;  // to a bound that the best temperature lies beyond
+  int64_t passes;   // over the logits, at most 10
+};
+
+// The temperature in [min_temperature, max_temperature] at which the mean negative log-likelihood of
+// `target` under softmax(input / T) is least; arguments as those of cross_entropy. Not
+// differentiable. c10::ValueError where a row that counts has no finite loss, or no row counts.
+SOFTMAX_EXT_API TemperatureFit fit_temperature(
+    const Tensor& input,
+    const Tensor& target,
+    const optional<Tensor>& weight = std::nullopt,
+    c10::SymInt ignore_index = -100,
+    double min_temperature = 0.05,
+    double max_temperature = 20.0);
+
 }  // namespace softmax_ext
 
 // The library's version, as "0.1.0".

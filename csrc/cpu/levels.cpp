@@ -18,7 +18,8 @@ namespace {
 #level, &simd::level::softmax_table, &simd::level::log_softmax_table,               \
         &simd::level::softmax_backward_table, &simd::level::log_softmax_backward_table, \
         &simd::level::reduction_table, &simd::level::logsumexp_backward_table,          \
-        &simd::level::cross_entropy_table, &simd::level::weighted_loss_table            \
+        &simd::level::cross_entropy_table, &simd::level::weighted_loss_table,           \
+        &simd::level::moments_table                                                     \
   }
 
 // From the lowest up.

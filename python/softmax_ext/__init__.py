@@ -9,6 +9,15 @@ _library.load()
 
 from softmax_ext import _vmap, nn  # noqa: E402, F401  (they need the operators)
 from softmax_ext._library import __version__, cmake_prefix_path, include_dir, info, library_path  # noqa: E402
+from softmax_ext.calibration import (  # noqa: E402
+    ReliabilityCurve,
+    TemperatureFit,
+    brier_score,
+    calibration_error,
+    calibration_error_floor,
+    fit_temperature,
+    reliability_curve,
+)
 from softmax_ext.functional import (  # noqa: E402
     causal_lm_loss,
     cross_entropy,
@@ -18,13 +27,20 @@ from softmax_ext.functional import (  # noqa: E402
     logsumexp,
     softmax,
 )
+from softmax_ext.reliability_plot import plot_reliability  # noqa: E402
 
 __all__ = [
+    "ReliabilityCurve",
+    "TemperatureFit",
     "__version__",
+    "brier_score",
+    "calibration_error",
+    "calibration_error_floor",
     "causal_lm_loss",
     "cmake_prefix_path",
     "cross_entropy",
     "cross_entropy_with_logsumexp",
+    "fit_temperature",
     "include_dir",
     "info",
     "library_path",
@@ -32,5 +48,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "nn",
+    "plot_reliability",
+    "reliability_curve",
     "softmax",
 ]

@@ -9,7 +9,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from softmax_ext import functional
+from softmax_ext import calibration, functional
 
 
 def _implicit_dim(rank: int) -> int:
@@ -228,6 +228,60 @@ def _checked_z_loss(z_loss: float) -> float:
     if not z_loss >= 0:
         raise ValueError(f"CrossEntropyLoss: expected z_loss >= 0, got {z_loss}")
     return float(z_loss)
+
+
+class TemperatureScaling(torch.nn.Module):
+    """Turns logits into calibrated probabilities ``softmax(logits / T)``, with a T that :meth:`fit` finds on held-out data.
+
+    As the last layer of a trained classifier, say ``torch.nn.Sequential(classifier, scaling)``. No prediction changes: T
+    keeps the order of the classes.
+
+    T is a buffer, float32, and not a parameter: it is saved and loaded with the model, but an optimizer of the model's
+    parameters, with its weight decay, leaves it alone. (To learn T by gradients, give :class:`Softmax` a parameter.) What
+    converts the module to 16 bits rounds it.
+
+    Args:
+        dim: That of the classes: 1, as in :func:`softmax_ext.cross_entropy`, or -1 for the logits of a language model.
+        temperature: Until :meth:`fit` is called, or its state is loaded.
+    """
+
+    def __init__(self, dim: int = 1, temperature: float = 1.0) -> None:
+        super().__init__()
+        if not temperature >= 0:
+            raise ValueError(f"TemperatureScaling: expected a temperature of at least 0, got {temperature}")
+        self.dim = dim
+        self.register_buffer("temperature", torch.tensor(float(temperature)))
+
+    def fit(
+        self,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        *,
+        min_temperature: float = 0.05,
+        max_temperature: float = 20.0,
+    ) -> calibration.TemperatureFit:
+        """Sets T to the result of :func:`softmax_ext.fit_temperature`, which says what the arguments are, and returns
+        it. ``input``: held-out logits with the classes in ``dim``; ``target``: of its shape without ``dim``."""
+        classes_second = input.movedim(self.dim, min(1, input.dim() - 1))
+        result = calibration.fit_temperature(
+            classes_second,
+            target,
+            weight,
+            ignore_index,
+            min_temperature=min_temperature,
+            max_temperature=max_temperature,
+        )
+        self.temperature.fill_(result.temperature)
+        return result
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``input``: logits; returns probabilities of the same shape."""
+        return torch.ops.softmax_ext.softmax(input, self.dim, temperature=self.temperature)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, temperature={self.temperature.item():.4g}"
 
 
 def _check_choice(name: str, value: str, choices: list[str]) -> None:

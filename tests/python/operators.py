@@ -607,11 +607,13 @@ WITH_OUTPUT = [
     for of in ("softmax", "log_softmax")
     for name in (f"{of}.out", f"{of}.float_out", f"_{of}_into", f"_{of}_backward.out", f"_{of}_backward_into")
 ] + ["softmax_ext::_cross_entropy_in_place", "softmax_ext::_scale_gradient"]
-# What is tested by its own files alone: test_cross_entropy_options.py.
+# What is tested by its own files alone: test_cross_entropy_options.py, test_temperature_fit.py.
 OTHERS = [
     "softmax_ext::_class_indices",
     "softmax_ext::cross_entropy_with_logsumexp",
     "softmax_ext::cross_entropy_with_logsumexp.float",
+    "softmax_ext::_temperature_statistics",
+    "softmax_ext::fit_temperature",
 ]
 # What says how the library was built: softmax_ext.info().
 FACTS = ["softmax_ext::_cpu_level", "softmax_ext::_cuda_architectures"]

@@ -1,8 +1,10 @@
 """The operators in float64, written to be obvious. Tests and benchmarks compare with these."""
 
+import itertools
 import math
 
 import numpy as np
+import scipy.optimize
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,6 +47,29 @@ def log_softmax(logits: Tensor, dim: int, temperature: float | Tensor = 1.0) -> 
 
 def logsumexp(logits: Tensor, dim: int | tuple[int, ...], temperature: float = 1.0) -> Tensor:
     return torch.logsumexp(logits.double() / temperature, dim)
+
+
+def best_temperature(logits: Tensor, target: Tensor, weight: Tensor | None = None, bounds=(0.05, 20.0)) -> float:
+    """Of the cross-entropy, by a grid over 1/T and bisection of its slope; ``[rows, C]``, no row ignored."""
+    x = logits.double()
+    x = x - x.amax(1, keepdim=True)
+    of_target = x.gather(1, target.unsqueeze(1)).squeeze(1)
+    row_weights = torch.ones(len(target), dtype=torch.float64) if weight is None else weight.double()[target]
+
+    def slope(inverse: float) -> float:
+        probs = torch.softmax(x * inverse, 1)
+        expected = (probs * x.masked_fill(probs == 0, 0)).sum(1)
+        return (row_weights * (expected - of_target)).sum().item()
+
+    grid = np.geomspace(1 / bounds[1], 1 / bounds[0], 25)
+    slopes = [slope(inverse) for inverse in grid]
+    assert all(a <= b + 1e-9 for a, b in itertools.pairwise(slopes))  # convex
+    if slopes[0] >= 0:
+        return bounds[1]
+    if slopes[-1] <= 0:
+        return bounds[0]
+    index = next(i for i, value in enumerate(slopes) if value > 0)
+    return 1 / scipy.optimize.brentq(slope, grid[index - 1], grid[index], xtol=1e-13, rtol=1e-13)
 
 
 def cross_entropy_rows(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:

@@ -1,6 +1,6 @@
 """The figures of the lesson "turn raw logits into calibrated probabilities", from our operators.
 
-Systems 1 (softmax with temperature), 5 (three layers), 7 (the gotchas) and 9 (PyTorch's three names).
+Systems 1 (softmax with temperature), 5 (three layers), 7 (the gotchas), 8 (calibrated) and 9 (PyTorch's three names).
 """
 
 import math
@@ -115,6 +115,23 @@ def test_7_order_is_kept_at_every_temperature(temperature):
     logits = torch.randn(100, dtype=torch.float64)
     probs = softmax_ext.softmax(logits, 0, temperature=temperature)
     assert torch.equal(probs.argsort(), logits.argsort())
+
+
+def test_8_a_temperature_fitted_on_held_out_data_makes_probabilities_calibrated():
+    truth = 1.5 * torch.randn(8000, 7, dtype=torch.float64)
+    target = torch.multinomial(torch.softmax(truth, 1), 1).squeeze(1)
+    logits = 2 * truth  # surer than it should be
+    held_out, labels = logits[4000:], target[4000:]
+    scaling = nn.TemperatureScaling()
+    assert scaling.fit(logits[:4000], target[:4000]).temperature == pytest.approx(2, abs=0.15)
+    temperature = scaling.temperature.item()
+    before, after = (softmax_ext.calibration_error(held_out, labels, temperature=t) for t in (1, temperature))
+    floor = softmax_ext.calibration_error_floor(held_out, temperature=temperature)
+    assert before > 0.15
+    assert after < 2 * floor
+    for loss in (softmax_ext.cross_entropy, softmax_ext.brier_score):
+        assert loss(held_out, labels, temperature=temperature) < loss(held_out, labels)
+    assert torch.equal(scaling(held_out).argmax(1), held_out.argmax(1))
 
 
 def test_9_the_three_names_of_torch_have_counterparts_with_the_same_call():

@@ -12,6 +12,7 @@
 
 #include "csrc/cpu/simd/element.h"
 #include "csrc/numerics/cross_entropy.h"
+#include "csrc/numerics/logit_moments.h"
 
 namespace softmax_ext::simd {
 
@@ -167,6 +168,28 @@ struct WeightedLossKernels {
   void (*columns)(const WeightedGradients<In>&);
 };
 
+// Rows or columns of logits, whose moments are wanted (LogitMoments), each of them in an array of
+// one per row, with room for a whole vector after the last.
+template <typename In>
+struct Moments {
+  const In* in;
+  int64_t in_stride;
+  int64_t count;
+  int64_t length;
+  LaneOf<In> scale;
+  LaneOf<In>* max;
+  double* rest;
+  double* first;
+  double* second;
+};
+
+template <typename In>
+struct MomentsKernels {
+  void (*rows)(const Moments<In>&);
+  void (*columns)(const Moments<In>&);
+  LogitMoments<LaneOf<In>> (*summarize)(const In* x, int64_t count, LaneOf<In> scale);
+};
+
 // The gradient of an output, that output, and where the gradient of the logits goes.
 template <typename Out, typename In>
 struct Gradients {
@@ -223,6 +246,7 @@ struct Kernels {
   const ByType<LogSumExpBackwardKernels>* logsumexp_backward;
   const ByType<CrossEntropyKernels>* cross_entropy;
   const ByType<WeightedLossKernels>* weighted_loss;
+  const ByType<MomentsKernels>* moments;
 };
 
 // The objects of one instruction set.
@@ -236,6 +260,7 @@ struct Kernels {
   extern const ByType<LogSumExpBackwardKernels> logsumexp_backward_table; \
   extern const ByType<CrossEntropyKernels> cross_entropy_table;           \
   extern const ByType<WeightedLossKernels> weighted_loss_table;           \
+  extern const ByType<MomentsKernels> moments_table;                      \
   }
 
 SOFTMAX_EXT_TABLES(portable)
