@@ -1,6 +1,7 @@
 """Trains a text classifier with softmax_ext's cross-entropy and with torch's, and checks that they agree to rounding.
 
-Then exports the classifier with its softmax, predicts with it in a fresh process that loads only the operators' library,
+Then shows that the classifier is over-confident, and repairs it with a temperature that it fits on held-out documents.
+Exports the classifier with its softmax, predicts with it in a fresh process that loads only the operators' library,
 and draws pictures. Exits with 1 if anything disagrees or the data cannot be had.
 """
 
@@ -18,7 +19,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 import softmax_ext  # noqa: F401  (registers torch.ops.softmax_ext)
-from examples.newsgroups import agreement, data, export, pictures
+from examples.newsgroups import agreement, calibration, data, export, pictures
 from examples.newsgroups.features import dense, tf_idf
 from examples.newsgroups.train import Loss, Run, logits_of, steps_per_epoch, train
 
@@ -58,6 +59,12 @@ def main() -> int:
     pictures.draw_loss_curves(*curves, epoch_steps, arguments.out_dir / "loss.png")
     pictures.draw_confusion(logits, test_labels, newsgroups.class_names, arguments.out_dir / "confusion.png")
 
+    calibrated = calibration.calibrate(logits, test_labels, arguments.seed)
+    console.print(calibration.table_of(calibrated))
+    pictures.draw_calibration(
+        calibrated.logits, calibrated.labels, calibrated.fit.temperature, arguments.out_dir / "calibration.png"
+    )
+
     saved = arguments.out_dir / "classifier.pt"
     export.save_predictor(model, newsgroups.class_names, saved)
     rows = export.typical_documents(logits, test_labels, newsgroups.class_names)
@@ -71,11 +78,12 @@ def main() -> int:
         *agreement.same_logits(logits, test_labels),
         agreement.same_curve("first epoch", *(curve[:epoch_steps] for curve in curves)),
         agreement.same_curve("all epochs", *curves),
+        calibrated.check,
         elsewhere,
     ]
     console.print(_table_of_checks(checks))
     console.print(
-        f"Saved classifier.pt, loss.png and confusion.png in {arguments.out_dir}; "
+        f"Saved classifier.pt, loss.png, confusion.png and calibration.png in {arguments.out_dir}; "
         f"{time.perf_counter() - start:.0f} s since the data was read.",
         soft_wrap=True,
     )

@@ -1,4 +1,5 @@
-"""The pictures: two loss curves with their difference, and the confusion matrix. No screen is needed."""
+"""The pictures: two loss curves with their difference, the confusion matrix, and the classifier's calibration. No screen
+is needed."""
 
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+import softmax_ext
 from examples.newsgroups.agreement import relative_difference
 
 OURS, TORCH, ROUNDING_ONLY = "#0b4f9e", "#f2a33a", "#c4c4c4"
@@ -63,4 +65,22 @@ def draw_confusion(logits: Tensor, labels: Tensor, class_names: list[str], path:
         f"Where the {len(labels):,} test documents went, % of each newsgroup ({100 * accuracy:.1f} % are right)"
     )
     figure.colorbar(image, ax=axes, label="% of the true newsgroup's documents", shrink=0.7)
+    figure.savefig(path, dpi=130)
+
+
+def draw_calibration(logits: Tensor, labels: Tensor, temperature: float, path: Path) -> None:
+    """Reliability diagrams of the same documents, as trained and at the fitted temperature."""
+    accuracy = (logits.argmax(1) == labels).double().mean().item()
+    figure = Figure(figsize=(10.6, 7), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12)
+    for axes, name, t in zip(
+        figure.subplots(1, 2),
+        ("As trained", f"At T = {temperature:.2f}"),
+        (1.0, temperature),
+        strict=True,
+    ):
+        confidence = softmax_ext.softmax(logits, 1, temperature=t).amax(1).mean().item()
+        title = f"{name}: {100 * confidence:.1f} % sure, {100 * accuracy:.1f} % right"
+        softmax_ext.plot_reliability(logits, labels, temperature=t, ax=axes, title=title)
+    figure.suptitle(f"A text classifier on {len(labels):,} held-out documents of 20 Newsgroups", fontsize=13)
     figure.savefig(path, dpi=130)
