@@ -100,9 +100,16 @@ class LayerGradients {
     };
     if (weight_.defined() && is_lane_)
       at::addmm_out(weight_, weight_, of_logits.t(), inputs, /*beta=*/is_empty_ ? 0 : 1);
-    if (weight_.defined() && !is_lane_) add_to(weight_, at::mm(of_logits.t(), inputs));
+    if (weight_.defined() && !is_lane_) add_to(weight_, product(of_logits.t(), inputs));
     if (bias_.defined()) add_to(bias_, of_logits.sum(0, /*keepdim=*/false, bias_.scalar_type()));
     is_empty_ = false;
+  }
+
+  // In the dtype of the arithmetic, where that is to be had: sums over many rows leave float16.
+  static Tensor product(const Tensor& a, const Tensor& b) {
+    if (a.is_cuda()) return at::mm(a, b, at::kFloat);
+    if (a.scalar_type() == at::kHalf) return at::mm(a.to(at::kFloat), b.to(at::kFloat));
+    return at::mm(a, b);
   }
 
   // Once, after all chunks: times `factor`, of one element, or undefined for 1.
@@ -113,9 +120,11 @@ class LayerGradients {
       if (bias_.defined()) bias_.zero_();
     }
     if (factor.defined()) {
-      if (layer_.wanted[0]) of_input.mul_(factor);
-      if (weight_.defined()) weight_.mul_(factor);
-      if (bias_.defined()) bias_.mul_(factor);
+      // With a dim: a number without one would be taken in 16 bits.
+      const Tensor number = factor.reshape({1});
+      if (layer_.wanted[0]) of_input.mul_(number);
+      if (weight_.defined()) weight_.mul_(number);
+      if (bias_.defined()) bias_.mul_(number);
     }
     if (is_lane_) return;
     if (weight_.defined()) of_weight.copy_(weight_);
@@ -143,6 +152,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
   const auto& [result, count, statistics, of_input, of_weight, of_bias] = outputs;
   const int64_t rows = layer.input.size(0);
   const bool is_none = loss.reduction == Reduction::none;
+  // Before anything is computed; on CUDA each chunk asserts it.
+  if (layer.input.is_cpu() && has_classes(target))
+    primitive::class_indices(outputs::logits_of(layer), target, loss.dim, loss.ignore_index);
   const Tensor losses = is_none ? result : at::empty({rows}, result.options());
   count.zero_();
   LayerGradients gradients(layer, {of_input, of_weight, of_bias});

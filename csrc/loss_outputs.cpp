@@ -205,11 +205,9 @@ Tensor logits_of(const LinearLayer& layer) {
       " and ",
       weight.sym_sizes());
   check_same_device(op, "linear_weight", weight, input);
-  check_dtype(op, "linear_weight", weight, input.scalar_type());
   check_sizes(op, "linear_weight", weight, {weight.sym_size(0), input.sym_size(1)});
   if (layer.has_bias()) {
     check_same_device(op, "linear_bias", *bias, input);
-    check_dtype(op, "linear_bias", *bias, input.scalar_type());
     check_sizes(op, "linear_bias", *bias, weight.sym_sizes().slice(0, 1), ", one per class");
   }
   TORCH_CHECK_VALUE(
@@ -219,6 +217,13 @@ Tensor logits_of(const LinearLayer& layer) {
 }
 
 namespace {
+
+// Autocast casts them before.
+void check_layer_dtypes(const LinearLayer& layer) {
+  const char* const op = "linear_cross_entropy";
+  check_dtype(op, "linear_weight", layer.weight, layer.input.scalar_type());
+  if (layer.has_bias()) check_dtype(op, "linear_bias", *layer.bias, layer.input.scalar_type());
+}
 
 std::tuple<Tensor, Tensor, Tensor> linear_gradients(const LinearLayer& layer) {
   const auto gradient = [&](bool is_wanted, const Tensor& like) {
@@ -235,6 +240,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_gradients(const LinearLayer& layer) {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const LinearLayer& layer, const Tensor& target, const LossArguments& loss) {
+  check_layer_dtypes(layer);
   auto [result, count, statistics, _] = cross_entropy(logits_of(layer), target, loss, false);
   TORCH_CHECK(
       loss.reduction != Reduction::none || !layer.wants_any(),
@@ -251,6 +257,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
     const LinearLayer& layer,
     const Tensor& target,
     const LossArguments& loss) {
+  check_layer_dtypes(layer);
   check_backward(grad, std::nullopt, logits_of(layer), target, count, statistics, loss);
   return linear_gradients(layer);
 }

@@ -33,6 +33,12 @@ Tensor loss_of_logits(
       linear_weight.sym_sizes(),
       ", got shape ",
       input.sym_sizes());
+  TORCH_CHECK(
+      linear_weight.sym_size(-1).sym_eq(input.sym_size(1)).guard_or_true(__FILE__, __LINE__),
+      "linear_cross_entropy: expected ",
+      input.sym_size(1),
+      " features in the last dim of linear_weight, got shape ",
+      linear_weight.sym_sizes());
   const auto outputs = linear_weight.sym_sizes().slice(0, linear_weight.dim() - 1);
   c10::SymDimVector sizes{input.sym_size(0)};
   sizes.append(outputs.begin(), outputs.end());
@@ -69,35 +75,47 @@ Tensor linear_cross_entropy_of(
   if (linear_weight.dim() > 2)
     return loss_of_logits(input, linear_weight, target, linear_bias, temperature, scale, options);
   // Rows of one matrix. Classes have one dim less than the logits.
-  const Tensor rows = input.dim() == 2 ? input : input.reshape_symint({-1, input.sym_size(-1)});
   const bool are_classes = has_classes(target);
+  const auto leading = input.sym_sizes().slice(0, input.dim() - 1);
   TORCH_CHECK(
       target.dim() == input.dim() - are_classes,
       "linear_cross_entropy: expected class indices of shape ",
-      input.sym_sizes().slice(0, input.dim() - 1),
+      leading,
       " as target, or probabilities of as many dims as the input, got ",
       target.scalar_type(),
       " of shape ",
       target.sym_sizes());
+  for (int64_t dim = 0; dim + 1 < input.dim(); ++dim)
+    TORCH_CHECK_VALUE(
+        target.sym_size(dim).sym_eq(leading[dim]).guard_or_true(__FILE__, __LINE__),
+        "linear_cross_entropy: expected a target for each row of the input of shape ",
+        input.sym_sizes(),
+        ", got shape ",
+        target.sym_sizes());
+  const auto as_matrix = [](const Tensor& tensor) {
+    return tensor.dim() == 1 ? tensor.unsqueeze(0) : tensor.flatten(0, -2);
+  };
+  const Tensor rows = input.dim() == 2 ? input : as_matrix(input);
   Tensor targets = target;
-  if (input.dim() != 2)
-    targets = are_classes ? target.reshape({-1}) : target.reshape_symint({-1, target.sym_size(-1)});
+  if (input.dim() != 2) targets = are_classes ? target.reshape({-1}) : as_matrix(target);
   LinearLayer layer{
       rows, linear_weight, linear_bias, chunk ? *chunk : default_chunk(rows, linear_weight), {}};
   const Loss loss = resolved(outputs::logits_of(layer), targets, temperature, scale, options);
-  const auto requires_grad = [](const Tensor& tensor) {
-    return tensor.defined() && tensor.requires_grad() && c10::GradMode::is_enabled();
-  };
-  if (options.gradient == "forward" && options.reduction != Reduction::none)
+  check_logsumexp(loss, /*has_logsumexp=*/false);
+  // Other gradients are made from all logits, and those of the layer with them.
+  if (options.gradient == "forward" && options.reduction != Reduction::none &&
+      !other_gradients(loss))
     layer.wanted = {
-        requires_grad(rows),
-        requires_grad(linear_weight),
-        layer.has_bias() && requires_grad(*linear_bias)};
+        is_differentiated(rows), is_differentiated(linear_weight), is_differentiated(linear_bias)};
+  const bool is_mean = options.reduction == Reduction::mean;
+  LossArguments arguments = loss.arguments;
+  const bool divides_by_weights = is_mean && is_differentiated(arguments.weight);
+  if (divides_by_weights) arguments.reduction = Reduction::none;
   const auto results =
-      call_linear_loss(primitive::linear_cross_entropy, layer, loss.target, loss.arguments);
+      call_linear_loss(primitive::linear_cross_entropy, layer, loss.target, arguments);
   Tensor result = std::get<0>(results);
-  if (options.reduction == Reduction::mean && options.empty == "zero")
-    result = result.masked_fill(std::get<1>(results) == 0, 0);
+  if (divides_by_weights) result = mean_by_weights(loss, result);
+  if (is_mean && options.empty == "zero") result = result.masked_fill(std::get<1>(results) == 0, 0);
   if (options.reduction == Reduction::none && input.dim() != 2)
     result = result.reshape_symint(input.sym_sizes().slice(0, input.dim() - 1));
   return result;

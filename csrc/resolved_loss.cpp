@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 
 #include <cmath>
+#include <limits>
 
 #include "csrc/element_type.h"
 #include "csrc/loss_outputs.h"
@@ -28,7 +29,9 @@ Loss resolved(
       "cross_entropy: expected label_smoothing in [0, 1], got ",
       options.label_smoothing);
   TORCH_CHECK_VALUE(
-      !options.softcap || (*options.softcap > 0 && std::isfinite(*options.softcap)),
+      // What has no reciprocal in float32 is none.
+      !options.softcap ||
+          (*options.softcap > std::numeric_limits<float>::min() && std::isfinite(*options.softcap)),
       "cross_entropy: expected a finite softcap > 0, got ",
       options.softcap.value_or(0));
   TORCH_CHECK_VALUE(
@@ -106,6 +109,21 @@ double scale_of(double temperature) {
   return 1 / std::abs(temperature);
 }
 
+bool is_differentiated(const optional<Tensor>& tensor) {
+  return tensor && tensor->defined() && c10::GradMode::is_enabled() &&
+         (tensor->requires_grad() || tensor->_fw_grad(0).defined());
+}
+bool other_gradients(const Loss& loss) {
+  return is_differentiated(loss.target) || is_differentiated(loss.arguments.weight) ||
+         is_differentiated(loss.arguments.temperature);
+}
+
+void check_logsumexp(const Loss& loss, bool has_logsumexp) {
+  TORCH_CHECK_VALUE(
+      (loss.arguments.z_loss == 0 && !has_logsumexp) || std::isfinite(loss.arguments.scale),
+      "cross_entropy: expected a temperature > 0 with z_loss or a log-sum-exp, got 0");
+}
+
 namespace {
 
 // Whether the logits can be overwritten by their gradient.
@@ -131,20 +149,17 @@ std::pair<Tensor, Tensor> reduced_loss(const Loss& loss, std::string_view gradie
     const auto results = call_loss(primitive, loss.self, loss.target, loss.arguments, last...);
     return {std::get<0>(results), std::get<1>(results)};
   };
-  const auto requires_grad = [](const optional<Tensor>& tensor) {
-    return tensor && tensor->defined() && tensor->requires_grad();
-  };
-  const bool is_trained = loss.self.requires_grad() && c10::GradMode::is_enabled();
+  const bool is_trained = is_differentiated(loss.self);
   if (gradient == "recompute" || !is_trained) return call(primitive::cross_entropy, false);
   // Other gradients than that of the logits are made from these.
-  const bool has_others = requires_grad(loss.target) || requires_grad(loss.arguments.weight) ||
-                          requires_grad(loss.arguments.temperature);
+  const bool has_others = other_gradients(loss);
   if (gradient == "inplace" && is_in_place(loss.self) && !has_others)
     return call(primitive::cross_entropy_in_place);
   return call(primitive::cross_entropy_with_gradient);
 }
 
-// The mean, where the weights that it divides by require a gradient.
+}  // namespace
+
 Tensor mean_by_weights(const Loss& loss, const Tensor& rows) {
   const auto& [self, target, arguments] = loss;
   if (!has_classes(target)) return rows.mean();
@@ -156,16 +171,12 @@ Tensor mean_by_weights(const Loss& loss, const Tensor& rows) {
       .to(rows.scalar_type());
 }
 
-}  // namespace
-
 std::pair<Tensor, Tensor> cross_entropy_of(
     const Loss& loss, const LossOptions& options, bool has_logsumexp) {
-  TORCH_CHECK_VALUE(
-      (options.z_loss == 0 && !has_logsumexp) || std::isfinite(loss.arguments.scale),
-      "cross_entropy: expected a temperature > 0 with z_loss or a log-sum-exp, got 0");
+  check_logsumexp(loss, has_logsumexp);
   const bool is_mean = options.reduction == Reduction::mean;
   Tensor result, count, logsumexp;
-  if (is_mean && loss.arguments.has_weight() && loss.arguments.weight->requires_grad()) {
+  if (is_mean && is_differentiated(loss.arguments.weight)) {
     Loss of_rows = loss;
     of_rows.arguments.reduction = Reduction::none;
     const auto results = call_loss(

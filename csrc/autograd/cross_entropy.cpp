@@ -113,7 +113,8 @@ struct CrossEntropyWithGradientNode : OpNode<CrossEntropyWithGradientNode> {
   static Tensor of_self(const Loss& loss, const Tensor& grad, const Tensor& gradient) {
     const Tensor& self = loss.self;
     const bool is_in_place = !gradient.defined();
-    if (c10::GradMode::is_enabled() || has_forward_gradient(grad, self)) {
+    if (c10::GradMode::is_enabled() ||
+        has_forward_gradient(grad, self, loss.target, loss.weight, loss.temperature)) {
       TORCH_CHECK(
           !is_in_place,
           "cross_entropy: gradient='inplace' has no derivative of its derivative (create_graph or "

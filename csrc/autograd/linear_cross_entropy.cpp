@@ -58,7 +58,8 @@ struct LinearCrossEntropyNode : OpNode<LinearCrossEntropyNode> {
     variable_list results(6);
     // In the order of the inputs: those of the layer, target, weight, temperature.
     const bool needs_others = needed[3] || needed[4] || needed[5];
-    if (c10::GradMode::is_enabled() || needs_others || has_forward_gradient(grad, input)) {
+    if (c10::GradMode::is_enabled() || needs_others ||
+        has_forward_gradient(grad, input, layer_weight, bias)) {
       Loss of_logits = loss;
       of_logits.self = at::linear(input, layer_weight, if_defined(bias));
       const Tensor gradient = call_loss_backward(
@@ -84,7 +85,9 @@ struct LinearCrossEntropyNode : OpNode<LinearCrossEntropyNode> {
     const bool is_last = !torch_autograd::get_current_graph_task_keep_graph() &&
                          !at::isTensorSubclassLike(grad) && !at::isTensorSubclassLike(input);
     const auto scaled = [&](const Tensor& gradient) {
-      if (!is_last || gradient.dim() == 1) return gradient * grad.to(gradient.scalar_type());
+      // With a dim: a number without one would be taken in 16 bits.
+      if (!is_last || gradient.dim() == 1)
+        return (gradient * grad.unsqueeze(0)).to(gradient.scalar_type());
       const Tensor result = gradient.detach();
       primitive::scale_gradient(result, grad, 1);
       return result;

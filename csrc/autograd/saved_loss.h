@@ -1,6 +1,8 @@
 #pragma once
 // What the nodes of losses have in common.
 
+#include <c10/core/GradMode.h>
+
 #include <vector>
 
 #include "csrc/autograd/formulas.h"
@@ -98,7 +100,8 @@ inline void differentiate_others(
 inline void check_weight_gradient(const LossArguments& loss) {
   TORCH_CHECK_NOT_IMPLEMENTED(
       loss.reduction != Reduction::mean || !loss.has_weight() ||
-          !(loss.weight->requires_grad() || has_forward_gradient(*loss.weight)),
+          !((c10::GradMode::is_enabled() && loss.weight->requires_grad()) ||
+            has_forward_gradient(*loss.weight)),
       "_cross_entropy: expected reduction 'none' or 'sum' for weights that require grad");
 }
 

@@ -119,6 +119,7 @@ class WeightedLossCall {
   static const auto& table() {
     return of_type<In>(*kernels().weighted_loss);
   }
+  static bool is_usual(Lane scale) { return scale > 0 && scale < kInfinity<Lane>; }
   bool is_ignored(int64_t row) const {
     return classes_ != nullptr && classes_[row] == ignore_index_;
   }
@@ -260,6 +261,9 @@ class WeightedLossCall {
     if (has_spread && (results || !classes_))
       (block.are_columns ? table<In>().weigh_columns : table<In>().weigh_rows)(
           logits, results ? distances : nullptr, spreads);
+    // Logits at a limit of the temperature are what it made of them, and do not move.
+    const bool is_limit = softcap_ != 0 && !is_usual(scale_.values()[block.first]);
+    const Lane softcap = is_limit ? Lane(0) : softcap_;
     Lane* const factors = scratch<Lane, 4>(3 * block.count);
     Lane* const shares = factors + block.count;
     Lane* const true_classes = shares + block.count;
@@ -274,7 +278,7 @@ class WeightedLossCall {
         factors[r] = static_cast<Lane>(gradient.factor);
         shares[r] = static_cast<Lane>(gradient.share);
         true_classes[r] = static_cast<Lane>(gradient.true_class);
-        if (softcap_ != 0 && classes_ && !is_ignored(row)) {
+        if (softcap != 0 && classes_ && !is_ignored(row)) {
           const double slope = target_logit(block, r) / double(softcap_);
           true_classes[r] *= static_cast<Lane>(1 - slope * slope);
         }
@@ -284,7 +288,7 @@ class WeightedLossCall {
     (block.are_columns ? table<In>().columns : table<In>().rows)({
         logits, block.out, block.out_stride, scale, {factors, 1},
             { shares, 1},
-            softcap_
+            softcap
     });
     if (!classes_) return;
     for (int64_t r = 0; r < block.count; ++r) put_others(block, r, true_classes[r]);

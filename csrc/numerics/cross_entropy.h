@@ -150,6 +150,8 @@ SOFTMAX_EXT_HOST_DEVICE WeightedGradient<Lane> weighted_gradient(
     Lane grad,
     Lane grad_logsumexp,
     Lane target_weight) {
+  // The log-sum-exp of a row of −inf alone has the gradient 0, as logsumexp's.
+  if (row.max == -kInfinity<Lane> && grad == 0) return {0, 0, 0};
   Lane of_logsumexp = grad_logsumexp;
   if (z_loss != 0) of_logsumexp += 2 * z_loss * grad * row.logsumexp();
   const Lane others = grad * row.spread + of_logsumexp;

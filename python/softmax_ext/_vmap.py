@@ -185,6 +185,8 @@ def _linear_rule(name: str) -> Callable:
     primitive = getattr(_primitives, name)
 
     def rule(info, in_dims, *args):
+        if info.batch_size == 0:
+            raise ValueError(f"{name.lstrip('_')}: expected at least one sample to map over, got 0")
         samples = []
         for i in range(info.batch_size):
             sample = (

@@ -170,10 +170,11 @@ def cross_entropy(
         temperature: T. A number, or a tensor that broadcasts against ``input`` with size 1 in the dim of the classes; a
             tensor is differentiable. As for :func:`softmax`.
         softcap: s > 0: logits become ``s · tanh(x/s)`` first, before the temperature.
-        z_loss: z ≥ 0: ``z · lse²`` is added to the loss of each row that is not ignored, with lse its log-sum-exp. It
-            keeps logits from drifting. Not at a temperature of 0.
-        empty: What the mean is where every row is ignored or there is none: ``"nan"`` as in torch, or ``"zero"``; its
-            gradient is 0 either way.
+        z_loss: z ≥ 0: ``z · lse²`` is added to the loss of each row that is not ignored, with lse its log-sum-exp,
+            whatever its class weighs (a mean divides it as the rest). It keeps logits from drifting. Not at a
+            temperature of 0.
+        empty: What the mean is where every row is ignored or weighs nothing, or there is none: ``"nan"`` as in torch,
+            or ``"zero"``.
         gradient: How backward has the gradient of the logits, if they require one.
 
             - ``"recompute"`` keeps ``input`` and two numbers per row, and makes it from those. The least work where
@@ -203,8 +204,9 @@ def cross_entropy(
         NotImplementedError: the dtype of ``input`` or ``weight`` is not one of the above.
         RuntimeError: ``label_smoothing`` is out of range, or other shapes or dtypes do not match the above.
 
-    Whatever the options, the loss is made in one pass, without memory of the logits' size but for their gradient. (The
-    gradients of probabilities, weights and a temperature, forward mode and higher orders take some.) A class of
+    Whatever the options, the loss is made in one pass, without memory of the logits' size but for their gradient. (A
+    copy of probabilities that are not in the dtype of the loss, and the gradients of probabilities, weights and a
+    temperature, forward mode and higher orders take some.) A class of
     probability or weight 0 adds nothing even where its logit is −inf (torch: NaN).
 
     >>> cross_entropy(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0]))
@@ -297,8 +299,9 @@ def linear_cross_entropy(
     Raises:
         As :func:`cross_entropy`, and RuntimeError where shapes or dtypes of the layer do not match.
 
-    All of autograd works: forward mode, ``create_graph`` and :mod:`torch.func` (which take the memory of all logits), as
-    do gradients of the target, the weights and the temperature.
+    All of autograd works: forward mode, ``create_graph`` and :mod:`torch.func`, and gradients of the target, the weights
+    and the temperature; these take the memory of all logits. The input of an ignored row must be finite: it goes into
+    the product that makes the layer's gradient.
 
     >>> x, w = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     >>> linear_cross_entropy(x, w, torch.tensor([0]))

@@ -100,8 +100,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         _check_choice("empty", empty, ["nan", "zero"])
         _check_choice("gradient", gradient, ["recompute", "forward", "inplace"])
         _set_temperature(self, temperature)
-        self.softcap = _checked_softcap(softcap)
-        self.z_loss = _checked_z_loss(z_loss)
+        self.softcap = _checked_softcap(self, softcap)
+        self.z_loss = _checked_z_loss(self, z_loss)
         self.empty = empty
         self.gradient = gradient
 
@@ -123,14 +123,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         )
 
     def extra_repr(self) -> str:
-        """The options that are not the default."""
-        defaults = {name: option.default for name, option in inspect.signature(CrossEntropyLoss).parameters.items()}
-        options = {name: getattr(self, name, None) for name in defaults}  # None: deprecated, kept as the reduction
-        return ", ".join(
-            f"{name}={_shown(value)}"
-            for name, value in options.items()
-            if isinstance(value, Tensor) or value != defaults[name]
-        )
+        return _options_repr(self)
 
 
 class LinearCrossEntropyLoss(torch.nn.Module):
@@ -184,10 +177,12 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         self.reduction = reduction
         self.ignore_index = ignore_index
         self.label_smoothing = float(label_smoothing)
-        self.softcap = _checked_softcap(softcap)
-        self.z_loss = _checked_z_loss(z_loss)
+        self.softcap = _checked_softcap(self, softcap)
+        self.z_loss = _checked_z_loss(self, z_loss)
         self.empty = empty
         self.gradient = gradient
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"LinearCrossEntropyLoss: expected a chunk > 0, got {chunk}")
         self.chunk = chunk
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -215,18 +210,34 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"num_classes={self.layer_shape[0]}, reduction={self.reduction!r}"
+        options = _options_repr(self)
+        return f"num_classes={self.layer_shape[0]}" + (f", {options}" if options else "")
 
 
-def _checked_softcap(softcap: float | None) -> float | None:
+def _options_repr(module: torch.nn.Module) -> str:
+    """The options that are not the default."""
+    parameters = inspect.signature(type(module).__init__).parameters
+    options = {  # those that are no attribute are of the layer, or deprecated and kept as the reduction
+        name: (getattr(module, name), parameter.default)
+        for name, parameter in parameters.items()
+        if hasattr(module, name)
+    }
+    return ", ".join(
+        f"{name}={_shown(value)}"
+        for name, (value, default) in options.items()
+        if isinstance(value, Tensor) or value != default
+    )
+
+
+def _checked_softcap(module: torch.nn.Module, softcap: float | None) -> float | None:
     if softcap is not None and not 0 < softcap < float("inf"):
-        raise ValueError(f"CrossEntropyLoss: expected a finite softcap > 0, got {softcap}")
+        raise ValueError(f"{type(module).__name__}: expected a finite softcap > 0, got {softcap}")
     return None if softcap is None else float(softcap)
 
 
-def _checked_z_loss(z_loss: float) -> float:
+def _checked_z_loss(module: torch.nn.Module, z_loss: float) -> float:
     if not z_loss >= 0:
-        raise ValueError(f"CrossEntropyLoss: expected z_loss >= 0, got {z_loss}")
+        raise ValueError(f"{type(module).__name__}: expected z_loss >= 0, got {z_loss}")
     return float(z_loss)
 
 

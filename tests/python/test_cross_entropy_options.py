@@ -402,3 +402,50 @@ def test_equal_logits_have_the_log_of_their_number_as_loss_under_every_smoothing
     for smoothing in (0.0, 0.1, 1.0):
         loss = softmax_ext.cross_entropy(x, torch.tensor([0, 50_256]), label_smoothing=smoothing)
         assert math.isclose(loss.item(), math.log(50_257), rel_tol=4e-7)
+
+
+def test_a_softcap_at_a_limit_of_the_temperature_has_gradient_0():
+    x = torch.tensor([[1.0, 2.0, -INF], [0.0, 3.0, 1.0]])
+    for temperature in (0.0, INF, torch.tensor([[0.0], [INF]])):
+        leaf = x.clone().requires_grad_()
+        for way in ("recompute", "forward"):
+            loss = softmax_ext.cross_entropy(
+                leaf, torch.tensor([1, 0]), temperature=temperature, softcap=5.0, gradient=way
+            )
+            assert torch.autograd.grad(loss, leaf)[0].eq(0).all()
+
+
+def test_the_log_sum_exp_of_a_row_of_minus_infinity_has_gradient_0():
+    x = torch.tensor([[-INF, -INF], [1.0, 2.0]], requires_grad=True)
+    _, lse = softmax_ext.cross_entropy_with_logsumexp(x, torch.tensor([0, 1]), reduction="none")
+    (gradient,) = torch.autograd.grad(lse, x, torch.ones(2))
+    torch.testing.assert_close(gradient, torch.autograd.grad(softmax_ext.logsumexp(x, 1), x, torch.ones(2))[0])
+    assert gradient[0].eq(0).all()
+
+
+def test_forward_mode_goes_through_a_gradient_that_was_made_in_the_forward_pass():
+    x, target = torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 1, 3])
+    with torch.autograd.forward_ad.dual_level():
+        temperature = torch.autograd.forward_ad.make_dual(torch.tensor(1.5).double(), torch.tensor(1.0).double())
+        tangents = []
+        for way in ("recompute", "forward"):
+            leaf = x.clone().requires_grad_()
+            loss = softmax_ext.cross_entropy(leaf, target, temperature=temperature, gradient=way)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            tangents.append(torch.autograd.forward_ad.unpack_dual(gradient).tangent)
+    torch.testing.assert_close(tangents[0], tangents[1])
+
+
+def test_forward_mode_and_no_grad_take_weights_that_are_learned():
+    x, target = torch.randn(4, 3, dtype=torch.float64, requires_grad=True), TARGET
+    weight = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(
+        lambda x, weight: softmax_ext.cross_entropy(x, target, weight.exp()), (x, weight), check_forward_ad=True
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(softmax_ext.cross_entropy(x, target, weight), F.cross_entropy(x, target, weight))
+
+
+def test_a_softcap_without_a_reciprocal_is_none():
+    with pytest.raises(ValueError, match="expected a finite softcap > 0, got 1e-50"):
+        softmax_ext.cross_entropy(torch.randn(2, 3), torch.tensor([0, 1]), softcap=1e-50)

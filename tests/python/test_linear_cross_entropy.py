@@ -272,6 +272,15 @@ def test_the_module_has_the_functions_options_and_scripts(options):
     torch.testing.assert_close(several(x, classes), F.cross_entropy(logits, classes))
 
 
+def test_the_module_shows_its_options():
+    shown = repr(
+        nn.LinearCrossEntropyLoss(FEATURES, CLASSES, label_smoothing=0.1, weight=torch.ones(CLASSES), softcap=5)
+    )
+    for option in ("num_classes=9", "label_smoothing=0.1", "softcap=5.0", "weight="):
+        assert option in shown
+    assert "z_loss" not in shown
+
+
 X, W, T = torch.ones(2, 3), torch.ones(4, 3), torch.zeros(2).long()
 
 
@@ -284,7 +293,7 @@ X, W, T = torch.ones(2, 3), torch.ones(4, 3), torch.zeros(2).long()
         ({"linear_weight": W.double()}, RuntimeError, "expected linear_weight of dtype Float, got Double"),
         ({"input": X.int()}, NotImplementedError, "expected input of dtype float64, float32, bfloat16 or float16"),
         ({"linear_bias": torch.ones(3)}, RuntimeError, "expected linear_bias of shape [4], one per class, got [3]"),
-        ({"target": T[:1]}, ValueError, "expected a target for each of the 2 samples, got 1"),
+        ({"target": T[:1]}, ValueError, "expected a target for each row of the input of shape [2, 3], got shape [1]"),
         ({"target": torch.ones(2, 4, 1)}, RuntimeError, "or probabilities of as many dims as the input"),
         pytest.param(
             {"target": torch.tensor([0, 4])},
@@ -302,3 +311,82 @@ def test_bad_input(call, error, message):
     with pytest.raises(error) as raised:
         softmax_ext.linear_cross_entropy(**{"input": X, "linear_weight": W, "target": T, **call})
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("way", ["forward", "recompute"])
+@pytest.mark.parametrize("retain", [False, True])
+def test_float16_takes_the_upstream_gradient_of_a_scaled_loss(retain, way):
+    x, w, b, target = layer(torch.float16)
+    inputs = (x, w, b)
+
+    def gradients(scale, retain):
+        loss = softmax_ext.linear_cross_entropy(x, w, target, linear_bias=b, gradient=way, chunk=4)
+        return torch.autograd.grad(loss * scale, inputs, retain_graph=retain)
+
+    # 2^16 is no float16.
+    for scaled, plain in zip(gradients(65536.0, retain), gradients(1.0, False), strict=True):
+        torch.testing.assert_close(scaled.double() / 65536, plain.double(), rtol=2e-3, atol=1e-6)
+
+
+def test_float16_sums_over_many_rows_do_not_overflow():
+    x = torch.full((512, 2), 150.0, dtype=torch.float16)
+    w = torch.zeros(1000, 2, dtype=torch.float16, requires_grad=True)
+    for way in ("forward", "recompute"):
+        loss = softmax_ext.linear_cross_entropy(x, w, torch.zeros(512).long(), gradient=way)
+        (gradient,) = torch.autograd.grad(loss, w)
+        torch.testing.assert_close(gradient[0].float(), torch.full((2,), -149.85), rtol=1e-3, atol=0)
+
+
+def test_autocast_takes_a_layer_of_float32_behind_one_of_16_bits():
+    x, w, b, target = layer(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        for input, bias in ((x.bfloat16(), b), (x, b.bfloat16())):
+            loss = softmax_ext.linear_cross_entropy(input, w, target, linear_bias=bias)
+            torch.testing.assert_close(loss, pair(input, w, target, linear_bias=bias))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weights_that_are_learned_have_a_gradient(smoothing):
+    x, w, _, target = layer(bias=False)
+    weight = torch.linspace(0.5, 2, CLASSES, dtype=torch.float64, requires_grad=True)
+    options = {"weight": weight, "label_smoothing": smoothing}
+    for reduction in ("mean", "sum", "none"):
+        loss = softmax_ext.linear_cross_entropy(x, w, target, reduction=reduction, **options).sum()
+        expected = pair(x, w, target, reduction=reduction, **options).sum()
+        for got, want in zip(
+            torch.autograd.grad(loss, (x, w, weight)), torch.autograd.grad(expected, (x, w, weight)), strict=True
+        ):
+            torch.testing.assert_close(got, want)
+    with torch.no_grad():
+        assert softmax_ext.linear_cross_entropy(x, w, target, **options).isfinite()
+
+
+def test_the_gradients_of_the_layer_are_not_made_twice():
+    x, w, _, target = layer(bias=False)
+    temperature = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    loss = softmax_ext.linear_cross_entropy(x, w, target, temperature=temperature)
+    node = loss.grad_fn
+    assert "LinearCrossEntropy" in node.name()
+    expected = pair(x, w, target, temperature=temperature)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, (x, w, temperature)), torch.autograd.grad(expected, (x, w, temperature))
+    )
+
+
+@cpu_kernels_only
+def test_a_class_out_of_range_is_named_at_its_own_place():
+    x, w, _, target = layer(bias=False)
+    target[7] = 99
+    with pytest.raises(IndexError, match="got 99 at position 7"):
+        softmax_ext.linear_cross_entropy(x, w, target, chunk=2)
+
+
+def test_targets_of_another_shape_are_refused():
+    x, w = torch.randn(2, 3, 4), torch.randn(5, 4)
+    for target in (torch.zeros(3, 2).long(), torch.zeros(6, 1).long(), torch.rand(3, 2, 5)):
+        with pytest.raises(ValueError, match="expected a target for each row of the input"):
+            softmax_ext.linear_cross_entropy(x, w, target)
+    with pytest.raises(ValueError, match="expected a temperature > 0 with z_loss"):
+        softmax_ext.linear_cross_entropy(x, w, torch.zeros(2, 3).long(), temperature=0.0, z_loss=0.1)
+    with pytest.raises(RuntimeError, match="expected 4 features in the last dim of linear_weight"):
+        softmax_ext.linear_cross_entropy(x[0], torch.randn(5, 2, 3), torch.zeros(3, 2).long())
