@@ -17,6 +17,7 @@ foreach(level IN LISTS simd_levels)
     csrc/cpu/simd/log_softmax.cpp
     csrc/cpu/simd/moments.cpp
     csrc/cpu/simd/reduction.cpp
+    csrc/cpu/simd/sampling.cpp
     csrc/cpu/simd/softmax.cpp
     csrc/cpu/simd/weighted_loss.cpp)
   # -O2 whatever the build: without inlining, vectors would go through memory. No errno: a call of exp would set it.

@@ -237,6 +237,35 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
       "-> "
       "Tensor",
       tags);
+  // (indices, log-probabilities), each [rows…, num_samples], along the last dim; neither is
+  // differentiable. A function of its arguments: `seed` has the shape of the first dims of self, and
+  // the random numbers of a row are those of its seed and of its index among the rows that share it.
+  // Options are float64, or int64 for top_ks, and broadcast over the rows.
+  m.def(
+      "_sample(Tensor self, Tensor seed, Tensor? temperatures, Tensor? top_ks, Tensor? top_ps, "
+      "Tensor? min_ps, float scale, int top_k, float top_p, float min_p, SymInt num_samples) -> "
+      "(Tensor, Tensor)",
+      tags);
+  const std::vector<at::Tag> random_tags{
+      at::Tag::pt2_compliant_tag, at::Tag::nondeterministic_seeded};
+  const char* const last =
+      "SymInt num_samples=1, Generator? generator=None, Tensor? seed=None) -> ";
+  m.def(
+      c10::str(
+          "sample(Tensor self, float temperature=1.0, int top_k=0, float top_p=1.0, float "
+          "min_p=0.0, ",
+          last,
+          "(Tensor, Tensor)")
+          .c_str(),
+      random_tags);
+  m.def(
+      c10::str(
+          "sample.tensors(Tensor self, Tensor? temperature, Tensor? top_k, Tensor? top_p, Tensor? "
+          "min_p, ",
+          last,
+          "(Tensor, Tensor)")
+          .c_str(),
+      random_tags);
 }
 
 namespace softmax_ext {
@@ -257,6 +286,8 @@ void register_public_operators(torch::Library& m) {
       "cross_entropy_with_logsumexp.float", &public_operator::cross_entropy_with_logsumexp_float);
   m.impl("linear_cross_entropy", &public_operator::linear_cross_entropy);
   m.impl("linear_cross_entropy.float", &public_operator::linear_cross_entropy_float);
+  m.impl("sample", &public_operator::sample);
+  m.impl("sample.tensors", &public_operator::sample_tensors);
 }
 
 }  // namespace softmax_ext
@@ -276,7 +307,8 @@ SOFTMAX_EXT_LIBRARY_IMPL(CompositeImplicitAutograd, m) {
 SOFTMAX_EXT_LIBRARY_IMPL(CompositeExplicitAutograd, m) {
   m.impl("_temperature_statistics", &softmax_ext::public_operator::temperature_statistics);
 }
-// What has an output is not differentiated, and says so (public_operators.cpp); nor are classes.
+// What has an output is not differentiated, and says so (public_operators.cpp); nor are classes and
+// what is drawn.
 SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
   for (const char* const name :
        {"_softmax_into",
@@ -285,7 +317,8 @@ SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
         "_log_softmax_backward_into",
         "_scale_gradient",
         "_class_indices",
-        "_temperature_statistics"})
+        "_temperature_statistics",
+        "_sample"})
     m.impl(name, torch::CppFunction::makeFallthrough());
 }
 SOFTMAX_EXT_LIBRARY_IMPL(FuncTorchBatchedDecomposition, m) {
@@ -318,4 +351,5 @@ SOFTMAX_EXT_LIBRARY_IMPL(Meta, m) {
   m.impl("_scale_gradient", &outputs::scale_gradient);
   m.impl("_class_indices", &outputs::class_indices);
   m.impl("_temperature_statistics", &outputs::temperature_statistics);
+  m.impl("_sample", &outputs::sample);
 }

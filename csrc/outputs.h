@@ -47,6 +47,7 @@ signature::NormalizeBackward softmax_backward, log_softmax_backward;
 signature::NormalizeInto softmax_into, log_softmax_into;
 signature::NormalizeBackwardInto softmax_backward_into, log_softmax_backward_into;
 signature::LogSumExpBackward logsumexp_backward;
+signature::Sample sample;
 
 }  // namespace outputs
 }  // namespace softmax_ext

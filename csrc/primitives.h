@@ -65,6 +65,7 @@ inline constexpr Operator<"softmax_ext::_scale_gradient", ScaleGradient> scale_g
 inline constexpr Operator<"softmax_ext::_class_indices", ClassIndices> class_indices;
 inline constexpr Operator<"softmax_ext::_temperature_statistics", TemperatureStatistics>
     temperature_statistics;
+inline constexpr Operator<"softmax_ext::_sample", Sample> sample;
 
 }  // namespace primitive
 }  // namespace softmax_ext

@@ -4,6 +4,7 @@
 // temperature, several dims, the reduction). Registered in library.cpp; documented in softmax_ext.h
 // and in the Python package.
 
+#include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -177,5 +178,25 @@ Tensor temperature_statistics(
     const optional<Tensor>& weight,
     int64_t dim,
     double scale);
+
+// In public_sampling.cpp.
+std::tuple<Tensor, Tensor> sample(
+    const Tensor& self,
+    double temperature,
+    int64_t top_k,
+    double top_p,
+    double min_p,
+    c10::SymInt num_samples,
+    const optional<at::Generator>& generator,
+    const optional<Tensor>& seed);
+std::tuple<Tensor, Tensor> sample_tensors(
+    const Tensor& self,
+    const optional<Tensor>& temperature,
+    const optional<Tensor>& top_k,
+    const optional<Tensor>& top_p,
+    const optional<Tensor>& min_p,
+    c10::SymInt num_samples,
+    const optional<at::Generator>& generator,
+    const optional<Tensor>& seed);
 
 }  // namespace softmax_ext::public_operator

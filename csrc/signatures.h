@@ -185,5 +185,20 @@ using TemperatureStatistics = Tensor(
     int64_t dim,
     double scale);
 
+// (index, log-probability) of each draw, [rows…, num_samples]. An option is that of the tensor, which
+// broadcasts over the rows, where there is one; else the number.
+using Sample = std::tuple<Tensor, Tensor>(
+    const Tensor& self,
+    const Tensor& seed,
+    const optional<Tensor>& temperatures,
+    const optional<Tensor>& top_ks,
+    const optional<Tensor>& top_ps,
+    const optional<Tensor>& min_ps,
+    double scale,
+    int64_t top_k,
+    double top_p,
+    double min_p,
+    c10::SymInt num_samples);
+
 }  // namespace signature
 }  // namespace softmax_ext

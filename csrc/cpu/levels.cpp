@@ -19,7 +19,7 @@ namespace {
         &simd::level::softmax_backward_table, &simd::level::log_softmax_backward_table, \
         &simd::level::reduction_table, &simd::level::logsumexp_backward_table,          \
         &simd::level::cross_entropy_table, &simd::level::weighted_loss_table,           \
-        &simd::level::moments_table                                                     \
+        &simd::level::moments_table, &simd::level::sampling_table                       \
   }
 
 // From the lowest up.

@@ -28,9 +28,11 @@ from softmax_ext.functional import (  # noqa: E402
     softmax,
 )
 from softmax_ext.reliability_plot import plot_reliability  # noqa: E402
+from softmax_ext.sampling import SamplingProcessor, sample  # noqa: E402
 
 __all__ = [
     "ReliabilityCurve",
+    "SamplingProcessor",
     "TemperatureFit",
     "__version__",
     "brier_score",
@@ -50,5 +52,6 @@ __all__ = [
     "nn",
     "plot_reliability",
     "reliability_curve",
+    "sample",
     "softmax",
 ]

@@ -199,6 +199,18 @@ def _linear_rule(name: str) -> Callable:
     return rule
 
 
+def _sample_rule(info, in_dims, self, seed, *arguments):
+    """The seed of a batch is that of its rows: it has the shape of the first dims."""
+    rank = _rank(self, in_dims[0])
+    self = _expanded(_batch_first(self, in_dims[0], rank), info.batch_size)
+    seed = _expanded(_batch_first(seed, in_dims[1], _rank(seed, in_dims[1])), info.batch_size)
+    options = (
+        _batch_first(option, batch_dim, max(rank - 1, 0))
+        for option, batch_dim in zip(arguments[:4], in_dims[2:6], strict=True)
+    )
+    return _primitives._sample(self, seed, *options, *arguments[4:]), (0, 0)
+
+
 for _name in (
     "_softmax",
     "_softmax_backward",
@@ -216,3 +228,4 @@ torch.library.register_vmap(
 torch.library.register_vmap("softmax_ext::_class_indices", _class_indices_rule)
 for _name in ("_linear_cross_entropy", "_linear_cross_entropy_backward"):
     torch.library.register_vmap(f"softmax_ext::{_name}", _linear_rule(_name))
+torch.library.register_vmap("softmax_ext::_sample", _sample_rule)

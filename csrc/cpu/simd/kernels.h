@@ -218,6 +218,34 @@ struct BackwardKernels {
       LaneOf<Out> scale);
 };
 
+// Of the logits of a gather that are in its range: how many, and their weight; and the weight of those
+// that are beyond it.
+struct Gathered {
+  int64_t count;
+  double above;
+  double inside;
+};
+
+// Parts of a row for sampling. The terms exp((x − base) · scale) are those of logits ≥ `threshold`,
+// which is a number: −inf and what is beyond the end are never among them.
+template <typename In>
+struct SamplingKernels {
+  using Lane = LaneOf<In>;
+  // NaN if there is one; −inf for no element.
+  Lane (*maximum)(const In* x, int64_t count);
+  double (*kept_sum)(const In* x, int64_t count, Lane base, Lane scale, Lane threshold);
+  // Those in [low, high) in order, where up to a vector of lanes after them is written too. A logit
+  // weighs 1, or its term.
+  using Gather = Gathered(
+      const In* x, int64_t count, Lane base, Lane scale, Lane low, Lane high, Lane* gathered);
+  Gather* gather_counted;
+  Gather* gather_weighed;
+  void (*terms)(const In* x, int64_t count, Lane base, Lane scale, Lane* out);
+  // The first index at which the sum of the terms exceeds `target`, or the last one with a term that
+  // is not 0; −1 if there is none.
+  int64_t (*pick)(const In* x, int64_t count, Lane base, Lane scale, Lane threshold, double target);
+};
+
 // One member per pair of types that has kernels of its own; see of_types() in csrc/cpu/levels.h.
 template <template <typename, typename> class Kernels>
 struct ByTypes {
@@ -247,6 +275,7 @@ struct Kernels {
   const ByType<CrossEntropyKernels>* cross_entropy;
   const ByType<WeightedLossKernels>* weighted_loss;
   const ByType<MomentsKernels>* moments;
+  const ByType<SamplingKernels>* sampling;
 };
 
 // The objects of one instruction set.
@@ -261,6 +290,7 @@ struct Kernels {
   extern const ByType<CrossEntropyKernels> cross_entropy_table;           \
   extern const ByType<WeightedLossKernels> weighted_loss_table;           \
   extern const ByType<MomentsKernels> moments_table;                      \
+  extern const ByType<SamplingKernels> sampling_table;                    \
   }
 
 SOFTMAX_EXT_TABLES(portable)
