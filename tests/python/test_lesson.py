@@ -1,6 +1,7 @@
 """The figures of the lesson "turn raw logits into calibrated probabilities", from our operators.
 
-Systems 1 (softmax with temperature), 5 (three layers), 7 (the gotchas), 8 (calibrated) and 9 (PyTorch's three names).
+Systems 1 (softmax with temperature), 5 (three layers), 6 (sampling), 7 (the gotchas), 8 (calibrated) and 9 (PyTorch's
+three names).
 """
 
 import math
@@ -146,3 +147,40 @@ def test_9_the_three_names_of_torch_have_counterparts_with_the_same_call():
     )
     torch.testing.assert_close(nn.Softmax(dim=1)(x), torch.nn.Softmax(dim=1)(x))
     torch.testing.assert_close(nn.LogSoftmax(dim=1)(x), torch.nn.LogSoftmax(dim=1)(x))
+
+
+WORDS = ["the", "a", "cat", "dog", "sat", "ran", "slept", "<eos>"]
+WORD_LOGITS = torch.tensor([3.0, 2.5, 1.8, 1.2, 0.9, 0.6, 0.2, -0.4])
+
+
+@pytest.mark.parametrize(
+    ("temperature", "expected"),
+    [
+        (1.0, [0.4201, 0.2548, 0.1265, 0.0694, 0.0514, 0.0381, 0.0255, 0.0140]),
+        (0.3, [0.8258, 0.1560, 0.0151, 0.0020]),
+        (2.0, [0.2622, 0.2042, 0.1439, 0.1066, 0.0917, 0.0790, 0.0646, 0.0479]),
+    ],
+)
+def test_6_two_hundred_draws_follow_the_temperature(temperature, expected):
+    probs = softmax_ext.softmax(WORD_LOGITS, 0, temperature=temperature)
+    assert [round(p, 4) for p in probs.tolist()][: len(expected)] == expected
+    indices, log_probs = softmax_ext.sample(WORD_LOGITS, temperature=temperature, num_samples=200, seed=0)
+    torch.testing.assert_close(log_probs, probs.log()[indices])
+    counts = indices.bincount(minlength=len(WORDS))
+    deviation = (200 * probs * (1 - probs)).sqrt()
+    assert ((counts - 200 * probs).abs() <= 4 * deviation + 1).all()
+
+
+def test_6_diversity_falls_with_the_temperature():
+    kinds = [
+        len(softmax_ext.sample(WORD_LOGITS, temperature=t, num_samples=200, seed=0)[0].unique())
+        for t in (0.3, 1.0, 2.0)
+    ]
+    assert kinds[0] < kinds[1] <= kinds[2] == len(WORDS)
+
+
+def test_6_top_k_3_leaves_three_words_with_their_shares():
+    indices, log_probs = softmax_ext.sample(WORD_LOGITS, top_k=3, num_samples=200, seed=0)
+    assert set(indices.tolist()) == {0, 1, 2}
+    shares = dict(zip(indices.tolist(), log_probs.exp().tolist(), strict=True))
+    assert [round(shares[i], 4) for i in range(3)] == [0.5242, 0.3179, 0.1579]
