@@ -24,6 +24,7 @@ PRIMITIVES = [
     "_cross_entropy_with_gradient",
     "_cross_entropy_in_place",
     "_scale_gradient",
+    "_sample",
 ]
 # One for each mapping of rows to threads.
 LENGTHS = [21, 100, 1000, 5000, 40_000, 600_000]
