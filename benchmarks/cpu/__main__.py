@@ -26,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 import softmax_ext
-from benchmarks.cpu import accuracy, cases, chart, memory
+from benchmarks.cpu import accuracy, cases, chart, memory, sampling
 from benchmarks.interleaved import machine, medians
 
 PEERS = ("eager", cases.COMPILED)
@@ -93,7 +93,7 @@ def main() -> None:
 
     chosen = [
         (case, threads)
-        for case in cases.table()
+        for case in (*cases.table(), *sampling.table())
         for threads in arguments.threads
         if (case.is_quick or not arguments.quick) and arguments.only in case.key and case.threads in (None, threads)
     ]

@@ -135,9 +135,10 @@ class RowSampler {
   void keep(Lane base) {
     row_.for_each_chunk([&](int64_t chunk) {
       double sum = 0;
-      if (search_.maximum_of(chunk) >= threshold_)
-        sum = table().kept_sum(
-            row_.logits + row_.begin(chunk), row_.size(chunk), base, scale_, threshold_);
+      row_.for_each_block(chunk, [&](int64_t block, const T* logits, int64_t count) {
+        if (search_.maximum_of(block) >= threshold_)
+          sum += table().kept_sum(logits, count, base, scale_, threshold_);
+      });
       chunks_[chunk] = {base, 1, sum};
     });
     total_ = 0;

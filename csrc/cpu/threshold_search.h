@@ -1,7 +1,8 @@
 #pragma once
 // The threshold of a filter of a row: the largest logit that, with all that are no smaller, has at
-// least a given weight. A sorted sample of the row brackets it, a pass over the row gathers what is in
-// the bracket, and a radix search of that finds it. A bracket that misses costs a second pass.
+// least a given weight. It is bracketed, a pass over the row gathers what is in the bracket, and a radix
+// search of that finds it. A small count is bracketed by the maxima of blocks: where k of them are ≥ v, so
+// are k logits. Else a sorted sample does, which may miss; that costs a second pass.
 
 #include <ATen/Parallel.h>
 
@@ -15,7 +16,10 @@
 
 namespace softmax_ext::cpu {
 
-// Contiguous logits, seen in chunks.
+// Elements of which the maximum is kept.
+inline constexpr int64_t kBlock = 512;
+
+// Contiguous logits, seen in chunks, of which threads take some, and in blocks.
 template <typename T>
 struct LogitRow {
   const T* logits;
@@ -26,6 +30,17 @@ struct LogitRow {
   int64_t size(int64_t chunk) const { return std::min(simd::kChunk, length - begin(chunk)); }
   simd::LaneOf<T> operator[](int64_t i) const {
     return static_cast<simd::LaneOf<T>>(reinterpret_cast<const TorchElement<T>*>(logits)[i]);
+  }
+  static constexpr int64_t kBlocksPerChunk = simd::kChunk / kBlock;
+  int64_t blocks() const { return (length + kBlock - 1) / kBlock; }
+  // Of the blocks of a chunk: body(block, its logits, their number).
+  template <typename Body>
+  void for_each_block(int64_t chunk, Body body) const {
+    const int64_t end = std::min((chunk + 1) * kBlocksPerChunk, blocks());
+    for (int64_t block = chunk * kBlocksPerChunk; block < end; ++block) {
+      const int64_t begin = block * kBlock;
+      body(block, logits + begin, std::min(kBlock, length - begin));
+    }
   }
   // By several threads, where the caller is not one of several.
   template <typename Body>
@@ -52,15 +67,17 @@ class ThresholdSearch {
   // Before the others. NaN if a logit is.
   Lane find_maximum(const LogitRow<T>& row) {
     row_ = row;
-    maxima_.resize(row.chunks());
+    maxima_.resize(row.blocks());
     row.for_each_chunk([&](int64_t chunk) {
-      maxima_[chunk] = table<T>().maximum(row.logits + row.begin(chunk), row.size(chunk));
+      row.for_each_block(chunk, [&](int64_t block, const T* logits, int64_t count) {
+        maxima_[block] = table<T>().maximum(logits, count);
+      });
     });
     Lane max = maxima_[0];
-    for (const Lane of_chunk : maxima_) max = max >= of_chunk || max != max ? max : of_chunk;
+    for (const Lane of_block : maxima_) max = max >= of_block || max != max ? max : of_block;
     return max;
   }
-  Lane maximum_of(int64_t chunk) const { return maxima_[chunk]; }
+  Lane maximum_of(int64_t block) const { return maxima_[block]; }
 
   // The largest logit ≥ `floor` such that there are `need` that are no smaller; or that have the mass
   // `need`, more than 0, of those ≥ floor.
@@ -89,7 +106,7 @@ class ThresholdSearch {
   };
 
   LogitRow<T> row_;
-  std::vector<Lane> maxima_;
+  std::vector<Lane> maxima_, of_blocks_;  // of blocks
   bool weighs_;
   Mass mass_;
   std::vector<Lane> gathered_, narrowed_, weights_;
@@ -109,8 +126,17 @@ class ThresholdSearch {
 
   Lane find(Lane floor, double need) {
     Range range{floor, kInfinity<Lane>, 0, mass_.total};
+    if (!weighs_ && need < static_cast<double>(maxima_.size())) {
+      // So many blocks have a logit that is no smaller.
+      of_blocks_ = maxima_;
+      const auto place = of_blocks_.begin() + static_cast<int64_t>(need) - 1;
+      std::nth_element(of_blocks_.begin(), place, of_blocks_.end(), std::greater<>());
+      range.low = std::max(floor, *place);
+    }
     int64_t count =
-        narrow(range, need, row_, [&](Lane low, Lane high) { return gather_row(low, high); });
+        range.low > floor
+            ? gather_row(range.low, range.high).count
+            : narrow(range, need, row_, [&](Lane low, Lane high) { return gather_row(low, high); });
     // Each round leaves a fraction, but for logits that are equal.
     for (int round = 0; round < 4 && count > kFew; ++round) {
       narrowed_.resize(gathered_.size());
@@ -127,27 +153,29 @@ class ThresholdSearch {
     return radix_select(gathered_.data(), weights_.data(), count, range.above, need);
   }
 
+  static void add(simd::Gathered& all, const simd::Gathered& part) {
+    all.count += part.count;
+    all.above += part.above;
+    all.inside += part.inside;
+  }
+
   simd::Gathered gather_row(Lane low, Lane high) {
     constexpr int64_t kStride = simd::kChunk + kSlack;
     gathered_.resize(std::max<size_t>(gathered_.size(), row_.chunks() * kStride));
     of_chunks_.resize(row_.chunks());
     row_.for_each_chunk([&](int64_t chunk) {
-      of_chunks_[chunk] = {0, 0, 0};
-      if (maxima_[chunk] >= low)
-        of_chunks_[chunk] = gather(
-            row_.logits + row_.begin(chunk),
-            row_.size(chunk),
-            low,
-            high,
-            gathered_.data() + chunk * kStride);
+      simd::Gathered& all = of_chunks_[chunk];
+      all = {0, 0, 0};
+      Lane* const to = gathered_.data() + chunk * kStride;
+      row_.for_each_block(chunk, [&](int64_t block, const T* logits, int64_t count) {
+        if (maxima_[block] >= low) add(all, gather(logits, count, low, high, to + all.count));
+      });
     });
     simd::Gathered all{0, 0, 0};
     for (int64_t chunk = 0; chunk < row_.chunks(); ++chunk) {
       const Lane* const from = gathered_.data() + chunk * kStride;
       std::copy(from, from + of_chunks_[chunk].count, gathered_.data() + all.count);
-      all.count += of_chunks_[chunk].count;
-      all.above += of_chunks_[chunk].above;
-      all.inside += of_chunks_[chunk].inside;
+      add(all, of_chunks_[chunk]);
     }
     return all;
   }

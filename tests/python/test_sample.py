@@ -20,7 +20,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 #: is up to some 30 with a rounding.
 SUM_ERROR = {torch.float64: 1e-13, torch.float32: 64 * 2.0**-24}
 #: The executor runs each thread of a block: fewer rows do there.
-ROWS = 300 if ON_CUDA_KERNELS else 10_000
+ROWS = 100 if ON_CUDA_KERNELS else 10_000
 
 
 def lane(dtype):
@@ -80,10 +80,10 @@ def assert_keeps_what_the_reference_keeps(logits, options, dtype):
     differs = (actual - mass).abs() > tolerance * mass
     if dtype == torch.float32 and "top_p" in options:
         # Where the reference's own set depends on a rounding of top_p, either set will do.
-        for nudge in (1 - tolerance, 1 + tolerance):
+        for nudge in (1 - 1e-6, 1 + 1e-6):
             other = kept(logits, **{**options, "top_p": options["top_p"] * nudge})
             differs &= (actual - (weights(logits, temperature) * other).sum(-1)).abs() > tolerance * mass
-        assert (expected != other).any(-1).double().mean() < 0.05  # few are
+            assert (expected != other).any(-1).sum() <= 1 + 0.25 * len(logits)  # most are not
     assert not differs.any(), (differs.nonzero().squeeze(-1)[:5], actual[differs][:5], mass[differs][:5])
 
 
