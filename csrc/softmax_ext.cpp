@@ -26,6 +26,15 @@ using Loss = Tensor(
 
 using Fit = std::tuple<double, double, bool, int64_t>(
     const Tensor&, const Tensor&, const optional<Tensor>&, c10::SymInt, double, double);
+using Sample = std::tuple<Tensor, Tensor>(
+    const Tensor&,
+    double temperature,
+    int64_t top_k,
+    double top_p,
+    double min_p,
+    c10::SymInt num_samples,
+    const optional<at::Generator>&,
+    const optional<Tensor>& seed);
 
 }  // namespace
 
@@ -92,6 +101,18 @@ TemperatureFit fit_temperature(
       Operator<"softmax_ext::fit_temperature", Fit>()(
           input, target, weight, std::move(ignore_index), min_temperature, max_temperature);
   return {temperature, nll, is_clamped, passes};
+}
+
+std::tuple<Tensor, Tensor> sample(const Tensor& logits, const SampleOptions& options) {
+  return Operator<"softmax_ext::sample", Sample>()(
+      logits,
+      options.temperature,
+      options.top_k,
+      options.top_p,
+      options.min_p,
+      options.num_samples,
+      options.generator,
+      options.seed);
 }
 
 }  // namespace softmax_ext

@@ -7,11 +7,13 @@
 // that is not allowed, c10::NotImplementedError for a dtype or option that is not supported,
 // c10::Error else.
 
+#include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <tuple>
 
 #define SOFTMAX_EXT_API __attribute__((visibility("default")))
 
@@ -87,6 +89,22 @@ SOFTMAX_EXT_API TemperatureFit fit_temperature(
     c10::SymInt ignore_index = -100,
     double min_temperature = 0.05,
     double max_temperature = 20.0);
+
+// The options of sample, as in the Python package; one of `generator` and `seed` at most.
+struct SampleOptions {
+  double temperature = 1.0;  // 0: the largest logit
+  int64_t top_k = 0;         // off at 0
+  double top_p = 1.0;        // off from 1 on
+  double min_p = 0.0;        // off at 0
+  c10::SymInt num_samples = 1;
+  optional<at::Generator> generator = std::nullopt;
+  optional<Tensor> seed = std::nullopt;  // one, or one per row; of an integer dtype
+};
+
+// Indices drawn from softmax(logits / T), filtered, along the last dim (int64), and their
+// log-probabilities after filtering: both [rows…, num_samples], not differentiable.
+SOFTMAX_EXT_API std::tuple<Tensor, Tensor> sample(
+    const Tensor& logits, const SampleOptions& options = {});
 
 }  // namespace softmax_ext
 

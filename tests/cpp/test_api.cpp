@@ -4,12 +4,18 @@
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/logsumexp.h>
+#include <ATen/ops/max.h>
+#include <ATen/ops/min.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include "csrc/softmax_ext.h"
@@ -67,6 +73,18 @@ TEST(Api, CrossEntropyHasTorchsValueAndGradient) {
       softmax_ext::cross_entropy(x, target, {.weight = weight, .label_smoothing = 0.1}),
       at::cross_entropy_loss(x, target, weight, at::Reduction::Mean, -100, 0.1),
       x);
+}
+
+TEST(Api, SampleDrawsWhatTheFiltersKeep) {
+  const Tensor logits = at::tensor({0.0, 3.0, 2.0, 1.0}, at::kDouble).expand({50, 4});
+  const auto [first, log_probs] =
+      softmax_ext::sample(logits, {.temperature = 0, .seed = at::scalar_tensor(5, at::kLong)});
+  EXPECT_TRUE(at::equal(first, at::full({50, 1}, 1, at::kLong)));
+  EXPECT_TRUE(at::equal(log_probs, at::zeros({50, 1}, at::kDouble)));
+  const auto kept = std::get<0>(softmax_ext::sample(logits, {.top_k = 2, .num_samples = 20}));
+  EXPECT_EQ(kept.min().item<int64_t>(), 1);
+  EXPECT_EQ(kept.max().item<int64_t>(), 2);
+  EXPECT_THROW(softmax_ext::sample(logits, {.top_p = -1}), c10::ValueError);
 }
 
 TEST(Api, ErrorsAreTorchsClasses) {
