@@ -55,10 +55,13 @@ def _listen(port: int) -> socket.socket:
 
 
 def _serve(listener: socket.socket, *, open_browser: bool) -> None:
+    import torch
     import uvicorn
 
     from softmax_ext.explorer.app import app
 
+    # The tensors are small: on busy cores the wait for a second thread takes much longer than it saves.
+    torch.set_num_threads(1)
     address = f"http://{HOST}:{listener.getsockname()[1]}/"
     print(f"The softmax explorer is at {address} (Ctrl+C ends it)", flush=True)
     if open_browser:
