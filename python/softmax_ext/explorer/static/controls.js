@@ -9,10 +9,22 @@ const nextId = () => `control-${++count}`;
 const within = (value, low, high) => Math.min(high, Math.max(low, value));
 
 /** A slider with a number field that says the same, on a linear scale or, with `logarithmic`, on one of decades. */
-export function slider({ label, name, value, low, high, step, logarithmic = false, hint = null, changed }) {
+export function slider({
+  label,
+  name,
+  value,
+  low,
+  high,
+  step,
+  logarithmic = false,
+  whole = false,
+  hint = null,
+  changed,
+}) {
   const id = nextId();
   const toScale = logarithmic ? Math.log10 : (number) => number;
-  const fromScale = logarithmic ? (position) => Number((10 ** position).toPrecision(3)) : Number;
+  const rounded = whole ? Math.round : (number) => Number(number.toPrecision(3));
+  const fromScale = logarithmic ? (position) => rounded(10 ** position) : Number;
   const range = h("input", {
     type: "range",
     id,
@@ -33,7 +45,7 @@ export function slider({ label, name, value, low, high, step, logarithmic = fals
     "aria-label": `${label}, as a number`,
     min: low,
     max: high,
-    step: "any",
+    step: whole ? 1 : "any",
     input: (event) => {
       if (field.value === "" || !field.checkValidity()) return;
       range.value = toScale(Number(field.value));
