@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
-VIEWS = ["explorer", "temperature", "stability", "sampling"]
+VIEWS = ["explorer", "temperature", "stability", "sampling", "calibration"]
 SIZES = {"desktop": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
 TWELVE = "explorer?" + "&".join(f"class={label}:{index / 4}" for index, label in enumerate("abcdefghijkl"))
 

@@ -17,6 +17,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from softmax_ext.explorer.calibration import calibration, calibration_sweep
 from softmax_ext.explorer.distribution import explorer, sweep, temperature
 from softmax_ext.explorer.json_numbers import with_nonfinite_as_strings
 from softmax_ext.explorer.query import Query, QueryError
@@ -33,6 +34,8 @@ VIEWS: dict[str, Callable[[Query], dict[str, Any]]] = {
     "stability": stability,
     "stability/map": stability_map,
     "sampling": sampling,
+    "calibration": calibration,
+    "calibration/sweep": calibration_sweep,
 }
 
 # The browser itself then refuses whatever would leave this machine.

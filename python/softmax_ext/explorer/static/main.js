@@ -3,12 +3,13 @@
 import { h } from "./dom.js";
 import { Live, numbersAt } from "./live.js";
 import { Settings } from "./settings.js";
+import { calibration } from "./views/calibration.js";
 import { explorer } from "./views/explorer.js";
 import { sampling } from "./views/sampling.js";
 import { stability } from "./views/stability.js";
 import { temperature } from "./views/temperature.js";
 
-const VIEWS = { explorer, temperature, stability, sampling };
+const VIEWS = { explorer, temperature, stability, sampling, calibration };
 const URL_DELAY = 200; // browsers refuse an address that changes at every step of a drag
 
 const tabs = document.getElementById("tabs");
