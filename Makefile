@@ -40,7 +40,7 @@ demo: install
 	$(bin)/python -m examples.newsgroups
 
 explorer: install
-	$(bin)/python -m softmax_ext.explorer
+	$(bin)/python -m softmax_ext.explorer --next-token build/next_token.pt
 
 test: test-cpp test-python test-browser test-levels test-kernels
 

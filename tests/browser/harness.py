@@ -17,9 +17,9 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def explorer() -> Iterator[str]:
+def explorer(*arguments: str) -> Iterator[str]:
     """The address, with a slash at its end, of an explorer of its own process."""
-    command = [sys.executable, "-m", "softmax_ext.explorer", "--port", "0"]
+    command = [sys.executable, "-m", "softmax_ext.explorer", "--port", "0", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()

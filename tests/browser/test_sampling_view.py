@@ -2,6 +2,8 @@
 
 import math
 
+import harness
+import torch
 from playwright.sync_api import expect
 from test_views import Drag, output, shown, softmax
 
@@ -62,3 +64,28 @@ def test_drawing_again_takes_another_seed_and_an_address_the_same(open_page):
     after = counts(page)
     assert before != after
     assert counts(open_page("sampling?seed=1")) == after
+
+
+def test_a_models_logits_are_a_second_source_where_there_is_a_file_of_them(open_page, chromium, tmp_path):
+    expect(open_page("sampling").get_by_role("navigation", name="Logits")).to_be_hidden()
+    logits = torch.linspace(4, -8, 300, dtype=torch.float64)
+    tokens = [f" word{index}" for index in range(300)]
+    path = tmp_path / "next_token.pt"
+    torch.save({"source": "a model", "prompt": "Once upon a", "tokens": tokens, "logits": logits}, path)
+    with harness.explorer("--next-token", str(path)) as address:
+        page = chromium.new_page()
+        page.goto(f"{address}sampling")
+        page.get_by_role("link", name="a model").click()
+        expect(page.get_by_role("heading", name="What follows “Once upon a”")).to_be_visible()
+        probs = softmax(logits.tolist())
+        expect_expected(page, [*probs[:15], math.fsum(probs[15:])])
+        expect(page.get_by_text("␣word0", exact=True)).to_be_visible()
+        expect(page.get_by_text("285 others")).to_be_visible()
+        assert sum(counts(page)) == 200
+        page.get_by_label("top-k, as a number").fill("20")
+        kept = [p / math.fsum(probs[:20]) for p in probs[:20]]
+        expect_expected(page, [*kept[:15], math.fsum(kept[15:])])
+        expect(output(page, "kept")).to_have_text("20 of 300")
+        page.get_by_role("link", name="eight words").click()
+        expect(page.get_by_role("heading", name="Draws of each token")).to_be_visible()
+        page.close()

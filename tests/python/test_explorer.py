@@ -19,11 +19,10 @@ pytest.importorskip("starlette", reason="the explorer is an extra")
 import torch
 import uvicorn
 
-from softmax_ext.explorer.app import STATIC, VIEWS, app
+from softmax_ext.explorer.app import PAGES, STATIC, create_app
 from softmax_ext.explorer.json_numbers import with_nonfinite_as_strings
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PAGES = [name for name in VIEWS if "/" not in name]
 SWEEP = [2.0, 1.2, 0.6, -0.3, -1.1]
 
 
@@ -58,7 +57,7 @@ class Client:
 def client():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(create_app(), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

@@ -10,12 +10,14 @@ import torch
 
 import softmax_ext
 from softmax_ext.explorer.query import Query, QueryError
-from softmax_ext.explorer.sampling import LOGITS, kept_tokens, sampling
+from softmax_ext.explorer.sampling import EIGHT_WORDS, NextToken, kept_tokens, sampling
+
+SOURCES = {"words": EIGHT_WORDS}
 
 
-def shown(**settings):
+def shown(sources=SOURCES, **settings):
     query = Query((name, str(value)) for name, value in settings.items())
-    numbers = sampling(query)
+    numbers = sampling(query, sources)
     query.refuse_the_rest()
     return numbers
 
@@ -42,7 +44,7 @@ def test_the_expected_probabilities_are_the_lessons(settings, figures):
 def test_counts_are_the_draws_of_the_operator_and_its_log_probabilities_those_expected(settings):
     numbers = shown(draws=5000, **settings)
     options = {"temperature": 1.0, "seed": 0} | settings
-    drawn, log_probs = softmax_ext.sample(torch.tensor(LOGITS, dtype=torch.float64), num_samples=5000, **options)
+    drawn, log_probs = softmax_ext.sample(EIGHT_WORDS.logits, num_samples=5000, **options)
     assert numbers["counts"] == torch.bincount(drawn, minlength=8).tolist()
     expected = torch.tensor(numbers["filtered_probabilities"], dtype=torch.float64)
     torch.testing.assert_close(log_probs.exp(), expected[drawn], rtol=1e-12, atol=0)
@@ -88,7 +90,42 @@ def test_one_seed_gives_one_picture():
     assert shown(seed=3)["counts"] != shown(seed=4)["counts"]
 
 
-@pytest.mark.parametrize("setting", [{"top_k": 9}, {"top_p": 1.5}, {"min_p": -0.1}, {"draws": 0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "setting", [{"top_k": 9}, {"data": "model"}, {"top_p": 1.5}, {"min_p": -0.1}, {"draws": 0}, {"seed": -1}]
+)
 def test_settings_out_of_range_are_refused_by_name(setting):
     with pytest.raises(QueryError, match=next(iter(setting))):
         shown(**setting)
+
+
+def model(tokens=1000):
+    logits = 3 * torch.randn(tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    return NextToken("a model", "Once upon a", [f"t{index}" for index in range(tokens)], logits)
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 40, "temperature": 1.5}, {"top_p": 0.5}, {"min_p": 0.1}])
+def test_of_many_tokens_the_most_probable_are_shown_and_the_others_as_one(settings):
+    source = model()
+    numbers = shown({"words": EIGHT_WORDS, "model": source}, data="model", draws=3000, **settings)
+    best = source.logits.argsort(descending=True)[:15]
+    assert numbers["tokens"] == [f"t{index}" for index in best.tolist()]
+    assert (numbers["vocabulary"], numbers["others"]["tokens"]) == (1000, 985)
+    for name in ("probabilities", "filtered_probabilities"):
+        assert math.fsum(numbers[name]) + numbers["others"][name] == pytest.approx(1, abs=1e-12)
+    assert sum(numbers["counts"]) + numbers["others"]["counts"] == 3000
+    assert sum(numbers["kept"]) + numbers["others"]["kept"] == numbers["kept_tokens"]
+    assert numbers["kept_tokens"] == settings.get("top_k", numbers["kept_tokens"])
+
+
+def test_a_model_is_read_from_a_file_of_its_fields(tmp_path):
+    written = model()
+    torch.save({**vars(written), "logits": written.logits.float()}, tmp_path / "next_token.pt")
+    read = NextToken.load(tmp_path / "next_token.pt")
+    assert (read.source, read.prompt, read.tokens) == (written.source, written.prompt, written.tokens)
+    assert read.logits.dtype == torch.float64
+    torch.save({"logits": written.logits}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="expected a dict of source, prompt, tokens, logits"):
+        NextToken.load(tmp_path / "other.pt")
+    torch.save({**vars(written), "logits": written.logits[1:]}, tmp_path / "short.pt")
+    with pytest.raises(ValueError, match=r"expected one logit for each of 1000 tokens, got a tensor of shape \[999\]"):
+        NextToken.load(tmp_path / "short.pt")

@@ -5,6 +5,7 @@ import importlib.util
 import socket
 import sys
 import webbrowser
+from pathlib import Path
 
 HOST = "127.0.0.1"
 
@@ -27,13 +28,18 @@ def main() -> int:
         )
         return 1
     with listener:
-        _serve(listener, open_browser=arguments.open)
-    return 0
+        return _serve(listener, arguments)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m softmax_ext.explorer", description=__doc__)
     parser.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument(
+        "--next-token",
+        type=Path,
+        metavar="FILE",
+        help="a language model's logits to sample from too, as examples/next_token.py writes them; may be missing",
+    )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     arguments = parser.parse_args()
     if not 0 <= arguments.port <= 65535:
@@ -54,23 +60,32 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
-def _serve(listener: socket.socket, *, open_browser: bool) -> None:
+def _serve(listener: socket.socket, arguments: argparse.Namespace) -> int:
     import torch
     import uvicorn
 
-    from softmax_ext.explorer.app import app
+    from softmax_ext.explorer.app import create_app
+    from softmax_ext.explorer.sampling import NextToken
 
     # The tensors are small: on busy cores the wait for a second thread takes much longer than it saves.
     torch.set_num_threads(1)
+    next_token = None
+    if arguments.next_token is not None and arguments.next_token.exists():
+        try:
+            next_token = NextToken.load(arguments.next_token)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     address = f"http://{HOST}:{listener.getsockname()[1]}/"
     print(f"The softmax explorer is at {address} (Ctrl+C ends it)", flush=True)
-    if open_browser:
+    if arguments.open:
         webbrowser.open(address)
-    config = uvicorn.Config(app, log_level="warning", access_log=False)
+    config = uvicorn.Config(create_app(next_token), log_level="warning", access_log=False)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn has shut down by then and passes the signal on
         print()
+    return 0
 
 
 if __name__ == "__main__":

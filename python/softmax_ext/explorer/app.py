@@ -6,6 +6,7 @@ its own address, ``/<view>``.
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,13 @@ from softmax_ext.explorer.calibration import calibration, calibration_sweep
 from softmax_ext.explorer.distribution import explorer, sweep, temperature
 from softmax_ext.explorer.json_numbers import with_nonfinite_as_strings
 from softmax_ext.explorer.query import Query, QueryError
-from softmax_ext.explorer.sampling import sampling
+from softmax_ext.explorer.sampling import EIGHT_WORDS, NextToken, sampling
 from softmax_ext.explorer.stability import stability, stability_map
 
 STATIC = Path(__file__).parent / "static"
 
-#: What the page may ask for, by name.
-VIEWS: dict[str, Callable[[Query], dict[str, Any]]] = {
-    "explorer": explorer,
-    "temperature": temperature,
-    "temperature/sweep": sweep,
-    "stability": stability,
-    "stability/map": stability_map,
-    "sampling": sampling,
-    "calibration": calibration,
-    "calibration/sweep": calibration_sweep,
-}
+View = Callable[[Query], dict[str, Any]]
+PAGES = ["explorer", "temperature", "stability", "sampling", "calibration"]
 
 # The browser itself then refuses whatever would leave this machine.
 HEADERS = {
@@ -53,7 +45,33 @@ class Numbers(JSONResponse):
         return json.dumps(with_nonfinite_as_strings(content), allow_nan=False, separators=(",", ":")).encode()
 
 
-def _numbers_of(view: Callable[[Query], dict[str, Any]]) -> Callable:
+def create_app(next_token: NextToken | None = None) -> Starlette:
+    """``next_token`` is a second source of logits for the view of sampling, beside eight words."""
+    sources = {"words": EIGHT_WORDS}
+    if next_token is not None:
+        sources["model"] = next_token
+    views: dict[str, View] = {
+        "explorer": explorer,
+        "temperature": temperature,
+        "temperature/sweep": sweep,
+        "stability": stability,
+        "stability/map": stability_map,
+        "sampling": partial(sampling, sources=sources),
+        "calibration": calibration,
+        "calibration/sweep": calibration_sweep,
+    }
+    return Starlette(
+        routes=[
+            *(Route(f"/{name}", _page) for name in ("", *PAGES)),
+            *(Route(f"/api/{name}", _numbers_of(view)) for name, view in views.items()),
+            Mount("/static", _Files(directory=STATIC)),
+        ],
+        # A page elsewhere that gives its own name this machine's address is not served.
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])],
+    )
+
+
+def _numbers_of(view: View) -> Callable:
     async def respond(request: Request) -> Response:
         query = Query(request.query_params.multi_items())
         try:
@@ -75,14 +93,3 @@ class _Files(StaticFiles):
         response = super().file_response(*arguments, **keywords)
         response.headers.update(HEADERS)
         return response
-
-
-app = Starlette(
-    routes=[
-        *(Route(f"/{path}", _page) for path in ("", *(name for name in VIEWS if "/" not in name))),
-        *(Route(f"/api/{name}", _numbers_of(view)) for name, view in VIEWS.items()),
-        Mount("/static", _Files(directory=STATIC)),
-    ],
-    # A page elsewhere that gives its own name this machine's address is not served.
-    middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])],
-)

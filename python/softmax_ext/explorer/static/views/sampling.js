@@ -24,13 +24,30 @@ export const sampling = {
 };
 
 function build({ numbers: first, settings, changed, follow }) {
-  const bars = samplingBars();
+  const bars = samplingBars(first);
+
+  // Another source has its own bounds: it is another page.
+  const sourceLink = ([name, { source }]) => {
+    const here = name === first.data ? "page" : null;
+    return h(
+      "a",
+      { class: "button", href: name === "words" ? "/sampling" : `/sampling?data=${name}`, "aria-current": here },
+      source,
+    );
+  };
+  const entries = Object.entries(first.sources);
+  const sources = h(
+    "nav",
+    { class: "sources", "aria-label": "Logits", hidden: entries.length < 2 },
+    entries.map(sourceLink),
+  );
+  const prompt = first.sources[first.data].prompt;
 
   const control = (label, name, low, high, step, more = {}) =>
     slider({ label, name, value: first[name], low, high, step, changed: follow(name), ...more });
   const controls = {
     temperature: control("Temperature T", "temperature", 0.01, 100, 0.005, { logarithmic: true }),
-    top_k: control("top-k", "top_k", 0, first.tokens.length, 1, {
+    top_k: control("top-k", "top_k", 0, Math.min(first.vocabulary, 200), 1, {
       whole: true,
       hint: "keep the k most probable; 0 is off",
     }),
@@ -80,9 +97,11 @@ function build({ numbers: first, settings, changed, follow }) {
 
   const show = (latest) => {
     bars.show(latest);
-    const count = latest.kept.filter(Boolean).length;
     distinct.output.replaceChildren(plain(latest.distinct), h("small", {}, ` in ${latest.draws} draws`));
-    kept.output.replaceChildren(plain(count), h("small", {}, ` of ${latest.tokens.length}`));
+    kept.output.replaceChildren(
+      latest.kept_tokens.toLocaleString("en"),
+      h("small", {}, ` of ${latest.vocabulary.toLocaleString("en")}`),
+    );
     entropy.output.replaceChildren(fixed(latest.entropy, 3), h("small", {}, " bits"));
     const options = Object.keys(DEFAULTS).filter((name) => latest[name] !== DEFAULTS[name]);
     const call = [
@@ -91,7 +110,9 @@ function build({ numbers: first, settings, changed, follow }) {
       `seed=${latest.seed}`,
     ];
     python.pre.textContent = [
-      `logits = torch.tensor([${latest.logits.join(", ")}], dtype=torch.float64)`,
+      latest.data === "words"
+        ? `logits = torch.tensor([${latest.logits.join(", ")}], dtype=torch.float64)`
+        : `logits = model(prompt)  # [${latest.vocabulary}]`,
       `tokens, log_probs = softmax_ext.sample(logits, ${call.join(", ")})`,
     ].join("\n");
   };
@@ -99,6 +120,7 @@ function build({ numbers: first, settings, changed, follow }) {
   return {
     show,
     elements: [
+      sources,
       h("div", { class: "row", role: "group", "aria-label": "Settings to try" }, PRESETS.map(preset)),
       h(
         "div",
@@ -106,7 +128,13 @@ function build({ numbers: first, settings, changed, follow }) {
         h(
           "div",
           { class: "side" },
-          h("section", { class: "card" }, h("h2", {}, "Draws of each token"), bars.element, bars.legend),
+          h(
+            "section",
+            { class: "card" },
+            h("h2", {}, prompt ? `What follows “${prompt}”` : "Draws of each token"),
+            bars.element,
+            bars.legend,
+          ),
           h(
             "section",
             { class: "card statistics wide", "aria-label": "Results" },
