@@ -127,6 +127,24 @@ def test_one_request_is_under_way_at_a_time_and_the_newest_state_wins(open_page)
     assert page.evaluate("[window.asked, window.answered]") == [3, 3]  # and of 5, without those between
 
 
+def test_a_server_that_fails_or_is_gone_is_named(open_page):
+    page = open_page("explorer")
+    slider = page.get_by_role("slider", name="Logit of cat")
+    page.route("**/api/**", lambda route: route.fulfill(status=500, body="Internal Server Error"))
+    slider.press("ArrowUp")
+    expect(page.get_by_role("alert")).to_have_text("The explorer's server failed: its terminal says why.")
+    page.unroute("**/api/**")
+    page.route("**/api/**", lambda route: route.abort())
+    slider.press("ArrowUp")
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    page.unroute("**/api/**")
+    slider.press("ArrowUp")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    # Chromium itself reports both.
+    assert len(open_page.offences) == 2
+    open_page.offences.clear()
+
+
 def test_an_address_that_cannot_be_shown_says_why_and_leads_back(open_page):
     page = open_page("temperature?temperature=-1")
     expect(page.get_by_role("alert")).to_have_text("temperature: expected a number from 0.01 to 100, got '-1'")

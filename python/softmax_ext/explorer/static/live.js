@@ -41,6 +41,7 @@ export async function numbersAt(address) {
   } catch {
     throw new Error("The explorer's server does not answer: is it still running?");
   }
+  if (response.status >= 500) throw new Error("The explorer's server failed: its terminal says why.");
   const numbers = await response.json();
   if (!response.ok) throw new Error(numbers.error);
   return numbers;
