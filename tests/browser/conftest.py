@@ -5,9 +5,14 @@ from urllib.parse import urlsplit
 
 import harness
 import pytest
+from playwright.sync_api import expect
 
 UPDATES = "performance.getEntriesByName('update').map(entry => entry.duration)"
 latencies: list[float] = []
+
+# A machine that compiles beside the tests stands still for seconds.
+TIMEOUT = 60_000  # milliseconds
+expect.set_options(timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +46,7 @@ def open_page(chromium, address):
         contexts.append(context)
         context.route("**/*", gate)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(TIMEOUT)
         page.on("console", lambda message: offences.append(f"{message.type} in the console: {message.text}"))
         page.on("pageerror", lambda error: offences.append(f"an exception: {error}"))
         if prepare:
