@@ -12,7 +12,7 @@ def main() -> None:
     path = parser.parse_args().path
     path.parent.mkdir(parents=True, exist_ok=True)
     with harness.explorer() as address, harness.browser() as browser:
-        page = browser.new_page(viewport={"width": 1180, "height": 822}, color_scheme="light")
+        page = browser.new_page(viewport={"width": 1180, "height": 808}, color_scheme="light")
         page.goto(f"{address}explorer")
         page.locator("[data-probability='0']").wait_for()
         page.wait_for_load_state("networkidle")
