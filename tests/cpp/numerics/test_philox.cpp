@@ -62,7 +62,7 @@ TEST(Philox, UniformsAreMultiplesOf2ToMinus53Below1AndEven) {
     ++of_tenth[static_cast<int>(u * 10)];
   }
   // Five standard deviations of a count.
-  for (const int count : of_tenth) EXPECT_NEAR(count, kCount / 10, 5 * 95);
+  for (const int count : of_tenth) EXPECT_NEAR(count, kCount / 10.0, 5 * 95);
 }
 
 }  // namespace
