@@ -47,10 +47,10 @@ test: test-cpp test-python test-browser test-levels test-kernels
 test-cpp: $(VENV)/.torch
 	cmake --preset dev $(cmake_options)
 	cmake --build --preset dev
-	ctest --preset dev
+	ctest --preset dev --parallel $(JOBS)
 
 test-python: install $(VENV)/.references
-	$(bin)/python -m pytest
+	$(bin)/python -m pytest -n $(JOBS)
 
 # The explorer in a real browser: headless Chromium, with CHROMIUM= or from the PATH.
 test-browser: $(VENV)/.playwright
@@ -64,7 +64,7 @@ explorer-picture: $(VENV)/.playwright
 # The tests of values on the instruction sets below the best that this processor has.
 test-levels: install
 	for level in portable avx2; do \
-	  (cd tests/python && SOFTMAX_EXT_CPU=$$level $(bin)/python -m pytest -q test_lengths.py test_softmax.py \
+	  (cd tests/python && SOFTMAX_EXT_CPU=$$level $(bin)/python -m pytest -q -n $(JOBS) test_lengths.py test_softmax.py \
 	    test_cross_entropy.py test_cross_entropy_options.py test_out.py test_temperature_fit.py \
 	    test_sample.py) || exit 1; \
 	done
@@ -84,7 +84,7 @@ simt_library = $(abspath $(BUILD))/tests/simt/libsoftmax_ext_simt.so
 test-kernels: install test-cpp
 	$(bin)/python tools/check_kernels.py --if-any $(BUILD)/libsoftmax_ext.so
 	if [ -e $(simt_library) ]; then \
-	  cd tests/python && SOFTMAX_EXT_LIBRARY=$(simt_library) $(bin)/python -m pytest test_lengths.py test_softmax.py \
+	  cd tests/python && SOFTMAX_EXT_LIBRARY=$(simt_library) $(bin)/python -m pytest -n $(JOBS) test_lengths.py test_softmax.py \
 	    test_cross_entropy.py test_cross_entropy_options.py test_gradient_ways.py test_errors.py test_lesson.py \
 	    test_gradients.py test_functorch.py test_pitfalls.py test_cross_entropy_pitfalls.py test_sample.py; \
 	else echo "NOT TESTED: the CUDA kernels on the CPU, for want of CUDA headers"; fi
