@@ -40,7 +40,7 @@ def draw(lines: list[dict], about: list[str], path: Path) -> None:
         fontsize=8,
     )
     axes.set_title("\n".join(about[1:]), fontsize=8)
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="center right", fontsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=130)
