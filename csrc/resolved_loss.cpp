@@ -175,24 +175,16 @@ std::pair<Tensor, Tensor> cross_entropy_of(
     const Loss& loss, const LossOptions& options, bool has_logsumexp) {
   check_logsumexp(loss, has_logsumexp);
   const bool is_mean = options.reduction == Reduction::mean;
+  LossArguments arguments = loss.arguments;
+  const bool divides_by_weights = is_mean && is_differentiated(arguments.weight);
+  if (divides_by_weights) arguments.reduction = Reduction::none;
   Tensor result, count, logsumexp;
-  if (is_mean && is_differentiated(loss.arguments.weight)) {
-    Loss of_rows = loss;
-    of_rows.arguments.reduction = Reduction::none;
-    const auto results = call_loss(
-        primitive::cross_entropy, loss.self, loss.target, of_rows.arguments, has_logsumexp);
-    result = mean_by_weights(loss, std::get<0>(results));
-    count = std::get<1>(results);
-    logsumexp = std::get<3>(results);
-  } else if (has_logsumexp) {
-    const auto results =
-        call_loss(primitive::cross_entropy, loss.self, loss.target, loss.arguments, true);
-    result = std::get<0>(results);
-    count = std::get<1>(results);
-    logsumexp = std::get<3>(results);
-  } else {
+  if (divides_by_weights || has_logsumexp)
+    std::tie(result, count, std::ignore, logsumexp) =
+        call_loss(primitive::cross_entropy, loss.self, loss.target, arguments, has_logsumexp);
+  else
     std::tie(result, count) = reduced_loss(loss, options.gradient);
-  }
+  if (divides_by_weights) result = mean_by_weights(loss, result);
   if (is_mean && options.empty == "zero") result = result.masked_fill(count == 0, 0);
   return {result, logsumexp};
 }

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from backend import cpu_kernels_only
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import softmax_ext
 from softmax_ext import nn
@@ -361,16 +362,35 @@ def test_weights_that_are_learned_have_a_gradient(smoothing):
         assert softmax_ext.linear_cross_entropy(x, w, target, **options).isfinite()
 
 
-def test_the_gradients_of_the_layer_are_not_made_twice():
-    x, w, _, target = layer(bias=False)
+class Wanted(TorchDispatchMode):
+    """Which gradients of the layer the forward pass is asked for."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.softmax_ext._linear_cross_entropy.default:
+            self.wanted = list(args[5])
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_forward_pass_makes_the_gradients_that_backward_takes_and_no_others():
+    x, w, b, target = layer()
     temperature = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
-    loss = softmax_ext.linear_cross_entropy(x, w, target, temperature=temperature)
-    node = loss.grad_fn
-    assert "LinearCrossEntropy" in node.name()
-    expected = pair(x, w, target, temperature=temperature)
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, (x, w, temperature)), torch.autograd.grad(expected, (x, w, temperature))
-    )
+    for arguments, wanted in (
+        ({}, [True, True, True]),
+        ({"gradient": "recompute"}, [False, False, False]),
+        ({"reduction": "none"}, [False, False, False]),
+        # Made from all logits in backward, and those of the layer with it.
+        ({"temperature": temperature}, [False, False, False]),
+    ):
+        with Wanted() as mode:
+            loss = softmax_ext.linear_cross_entropy(x, w, target, linear_bias=b, **arguments).sum()
+        assert mode.wanted == wanted
+        options = {name: value for name, value in arguments.items() if name != "gradient"}
+        expected = pair(x, w, target, linear_bias=b, **options).sum()
+        inputs = (x, w, b, temperature) if "temperature" in arguments else (x, w, b)
+        torch.testing.assert_close(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs))
+    with Wanted() as mode:
+        softmax_ext.linear_cross_entropy(x.detach(), w, target)
+    assert mode.wanted == [False, True, False]
 
 
 @cpu_kernels_only
