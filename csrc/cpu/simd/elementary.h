@@ -1,7 +1,7 @@
 #pragma once
 // exp and log1p of lanes. Coefficients are minimax fits, for relative error, of the functions named.
 
-#include "csrc/cpu/simd/lanes.h"
+#include "csrc/cpu/simd/masks.h"
 
 namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL {
 
@@ -83,8 +83,15 @@ SOFTMAX_EXT_INLINE Lanes<T> exponential(Lanes<T> x) {
   p = L(T(1)) + (r + (lost + p * r * r));
 #endif
   const L lowest_normal(Constants::kLowestNormal);
-  if (__builtin_expect(any_less(x, lowest_normal), 0))
-    return times_low_power_of_2(p, shifted, x < lowest_normal);
+  const Mask<T> is_low = less(x, lowest_normal);
+  if (__builtin_expect(is_any(is_low), 0)) {
+    // What is masked or far below the maximum yields 0, which is no subnormal number.
+    if (is_any(without(is_low, not_less(L(Constants::kLowest), x))))
+      return times_low_power_of_2(p, shifted, x < lowest_normal);
+    const L rounder(Constants::kRounder);
+    const L raised = chosen(is_low, rounder, shifted);
+    return chosen(is_low, L(T(0)), times_power_of_2(p, raised - rounder, raised));
+  }
   return times_power_of_2(p, n, shifted);
 }
 

@@ -40,6 +40,15 @@ SOFTMAX_EXT_INLINE Mask<T> compared(Lanes<T> a, Lanes<T> b) {
 }
 #endif
 
+// a < b
+template <typename T>
+SOFTMAX_EXT_INLINE Mask<T> less(Lanes<T> a, Lanes<T> b) {
+#if defined(__AVX512F__)
+  return compared<_CMP_LT_OQ>(a, b);
+#else
+  return {a.native < b.native};
+#endif
+}
 // a ≥ b
 template <typename T>
 SOFTMAX_EXT_INLINE Mask<T> not_less(Lanes<T> a, Lanes<T> b) {
@@ -76,9 +85,29 @@ SOFTMAX_EXT_INLINE uint32_t bits_of(Mask<T> mask) {
 }
 template <typename T>
 SOFTMAX_EXT_INLINE bool is_any(Mask<T> mask) {
+#if defined(__AVX2__)
   return bits_of(mask) != 0;
+#else
+  bool is_set = false;
+  for (int i = 0; i < Lanes<T>::kCount; ++i) is_set |= mask.native[i] != 0;
+  return is_set;
+#endif
 }
 
+// a, and b in the other lanes.
+template <typename T>
+SOFTMAX_EXT_INLINE Lanes<T> chosen(Mask<T> mask, Lanes<T> a, Lanes<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (typename Lanes<T>::Native)_mm512_mask_mov_ps(
+        (__m512)b.native, mask.native, (__m512)a.native);
+  else
+    return (typename Lanes<T>::Native)_mm512_mask_mov_pd(
+        (__m512d)b.native, static_cast<__mmask8>(mask.native), (__m512d)a.native);
+#else
+  return select(mask.native, a, b);
+#endif
+}
 // x, and 0 in the other lanes.
 template <typename T>
 SOFTMAX_EXT_INLINE Lanes<T> only(Mask<T> mask, Lanes<T> x) {
