@@ -14,7 +14,9 @@ foreach(level IN LISTS simd_levels)
     softmax_ext_simd_${level} OBJECT
     csrc/cpu/simd/backward.cpp
     csrc/cpu/simd/cross_entropy.cpp
+    csrc/cpu/simd/entropy.cpp
     csrc/cpu/simd/log_softmax.cpp
+    csrc/cpu/simd/masked_softmax.cpp
     csrc/cpu/simd/moments.cpp
     csrc/cpu/simd/reduction.cpp
     csrc/cpu/simd/sampling.cpp

@@ -55,6 +55,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
       arguments);
 }
 
+Tensor masked_softmax(
+    const Tensor& self,
+    const optional<Tensor>& mask,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    optional<int64_t> dtype,
+    bool is_causal,
+    bool empty_is_zero) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCUDA);
+  if (!dtype && at::autocast::is_eligible(self, c10::DeviceType::CUDA))
+    dtype = code_of_dtype(at::kFloat);
+  return primitive::masked_softmax(
+      self, mask, temperature, dim, scale, dtype, is_causal, empty_is_zero);
+}
+
 }  // namespace
 }  // namespace softmax_ext
 
@@ -63,6 +79,7 @@ SOFTMAX_EXT_LIBRARY_IMPL(AutocastCUDA, m) {
   m.impl("_softmax", &softmax_ext::with_float_result<primitive::softmax>);
   m.impl("_log_softmax", &softmax_ext::with_float_result<primitive::log_softmax>);
   m.impl("_logsumexp", &softmax_ext::with_float_result<primitive::logsumexp>);
+  m.impl("_masked_softmax", &softmax_ext::masked_softmax);
   m.impl(
       "_linear_cross_entropy",
       &softmax_ext::linear_cross_entropy_of<softmax_ext::linear_cross_entropy<

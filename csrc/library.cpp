@@ -266,6 +266,40 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
           "(Tensor, Tensor)")
           .c_str(),
       random_tags);
+
+  m.def(
+      "entropy(Tensor self, int dim, *, Tensor? temperature=None, float base=2.718281828459045) -> "
+      "Tensor",
+      tags);
+  m.def(
+      "entropy.float(Tensor self, int dim, *, float temperature, float base=2.718281828459045) -> "
+      "Tensor",
+      tags);
+  m.def(
+      "masked_softmax(Tensor self, Tensor mask, int dim, *, Tensor? temperature=None, str "
+      "empty=\"nan\") -> Tensor",
+      tags);
+  m.def(
+      "masked_softmax.float(Tensor self, Tensor mask, int dim, *, float temperature, str "
+      "empty=\"nan\") -> Tensor",
+      tags);
+  m.def(
+      "causal_softmax(Tensor self, *, Tensor? temperature=None, str empty=\"zero\") -> Tensor",
+      tags);
+  m.def(
+      "causal_softmax.float(Tensor self, *, float temperature, str empty=\"zero\") -> Tensor",
+      tags);
+  // Its derivative is _softmax_backward: probabilities that are 0 say what was left out.
+  m.def(
+      "_masked_softmax(Tensor self, Tensor? mask, Tensor? temperature, int dim, float scale, int? "
+      "dtype, bool is_causal, bool empty_is_zero) -> Tensor",
+      tags);
+  // In nats; keeps dim, with size 1, in the dtype of the arithmetic.
+  m.def("_entropy(Tensor self, Tensor? temperature, int dim, float scale) -> Tensor", tags);
+  m.def(
+      "_entropy_backward(Tensor grad, Tensor self, Tensor? temperature, int dim, float scale) -> "
+      "Tensor",
+      tags);
 }
 
 namespace softmax_ext {
@@ -288,6 +322,12 @@ void register_public_operators(torch::Library& m) {
   m.impl("linear_cross_entropy.float", &public_operator::linear_cross_entropy_float);
   m.impl("sample", &public_operator::sample);
   m.impl("sample.tensors", &public_operator::sample_tensors);
+  m.impl("entropy", &public_operator::entropy);
+  m.impl("entropy.float", &public_operator::entropy_float);
+  m.impl("masked_softmax", &public_operator::masked_softmax);
+  m.impl("masked_softmax.float", &public_operator::masked_softmax_float);
+  m.impl("causal_softmax", &public_operator::causal_softmax);
+  m.impl("causal_softmax.float", &public_operator::causal_softmax_float);
 }
 
 }  // namespace softmax_ext
@@ -352,4 +392,7 @@ SOFTMAX_EXT_LIBRARY_IMPL(Meta, m) {
   m.impl("_class_indices", &outputs::class_indices);
   m.impl("_temperature_statistics", &outputs::temperature_statistics);
   m.impl("_sample", &outputs::sample);
+  m.impl("_entropy", &outputs::entropy);
+  m.impl("_entropy_backward", &outputs::entropy_backward);
+  m.impl("_masked_softmax", &outputs::masked_softmax);
 }

@@ -5,6 +5,7 @@
 
 #include "csrc/element_type.h"
 #include "csrc/huge_pages.h"
+#include "csrc/outputs.h"
 
 namespace softmax_ext::outputs {
 
@@ -96,6 +97,10 @@ void check_temperature(
         ", got shape ",
         t.sym_sizes());
   }
+}
+
+at::ScalarType output_dtype(const char* op, const Tensor& self, optional<int64_t> dtype) {
+  return dtype ? dtype_of_code(op, *dtype) : self.scalar_type();
 }
 
 Tensor empty_of(const Tensor& self, c10::SymIntArrayRef sizes, at::ScalarType dtype) {

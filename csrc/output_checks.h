@@ -67,6 +67,9 @@ void check_temperature(
     int64_t dim,
     at::ScalarType lane);
 
+// That of an output whose dtype may be asked for, by its code (csrc/element_type.h).
+at::ScalarType output_dtype(const char* op, const Tensor& self, optional<int64_t> dtype);
+
 // Contiguous, on the device of `self`.
 Tensor empty_of(const Tensor& self, c10::SymIntArrayRef sizes, at::ScalarType dtype);
 Tensor empty_like_sizes(const Tensor& self, at::ScalarType dtype);

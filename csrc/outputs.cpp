@@ -68,14 +68,6 @@ void check_overlap(const char* op, Overlap overlap, Overlap allowed) {
 }
 
 namespace outputs {
-namespace {
-
-at::ScalarType output_dtype(const char* op, const Tensor& self, optional<int64_t> dtype) {
-  return dtype ? dtype_of_code(op, *dtype) : self.scalar_type();
-}
-
-}  // namespace
-
 void check_normalized(
     const char* op,
     const Tensor& self,

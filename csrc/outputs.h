@@ -48,6 +48,9 @@ signature::NormalizeInto softmax_into, log_softmax_into;
 signature::NormalizeBackwardInto softmax_backward_into, log_softmax_backward_into;
 signature::LogSumExpBackward logsumexp_backward;
 signature::Sample sample;
+signature::Entropy entropy;
+signature::EntropyBackward entropy_backward;
+signature::MaskedSoftmax masked_softmax;
 
 }  // namespace outputs
 }  // namespace softmax_ext

@@ -66,6 +66,9 @@ inline constexpr Operator<"softmax_ext::_class_indices", ClassIndices> class_ind
 inline constexpr Operator<"softmax_ext::_temperature_statistics", TemperatureStatistics>
     temperature_statistics;
 inline constexpr Operator<"softmax_ext::_sample", Sample> sample;
+inline constexpr Operator<"softmax_ext::_entropy", Entropy> entropy;
+inline constexpr Operator<"softmax_ext::_entropy_backward", EntropyBackward> entropy_backward;
+inline constexpr Operator<"softmax_ext::_masked_softmax", MaskedSoftmax> masked_softmax;
 
 }  // namespace primitive
 }  // namespace softmax_ext

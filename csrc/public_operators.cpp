@@ -5,20 +5,15 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "csrc/element_type.h"
 #include "csrc/outputs.h"
 #include "csrc/primitives.h"
+#include "csrc/temperature.h"
 
 namespace softmax_ext::public_operator {
 namespace {
-
-double scale_of(const char* op, double temperature) {
-  TORCH_CHECK_VALUE(temperature >= 0, op, ": expected a temperature >= 0, got ", temperature);
-  return 1 / std::abs(temperature);  // of −0, as of 0
-}
 
 // What softmax and log_softmax share: the input in a dtype that the primitive takes, its dtype
 // argument, and the temperature in the dtype of the arithmetic.
@@ -43,15 +38,8 @@ Arguments resolved(
     if (!is_element_type(self.scalar_type())) arguments.self = self.to(*dtype);
     if (*dtype != arguments.self.scalar_type()) arguments.dtype = code_of_dtype(*dtype);
   }
-  if (temperature) {
-    TORCH_CHECK(
-        !temperature->is_complex(),
-        op,
-        ": expected a real temperature, got dtype ",
-        temperature->scalar_type());
-    const auto in = arguments.self.scalar_type();
-    arguments.temperature = temperature->to(lane_dtype(in, dtype.value_or(in)));
-  }
+  const auto in = arguments.self.scalar_type();
+  arguments.temperature = temperature_in(op, temperature, lane_dtype(in, dtype.value_or(in)));
   return arguments;
 }
 

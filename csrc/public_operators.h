@@ -199,4 +199,23 @@ std::tuple<Tensor, Tensor> sample_tensors(
     const optional<at::Generator>& generator,
     const optional<Tensor>& seed);
 
+Tensor masked_softmax(
+    const Tensor& self,
+    const Tensor& mask,
+    int64_t dim,
+    const optional<Tensor>& temperature,
+    std::string_view empty);
+Tensor masked_softmax_float(
+    const Tensor& self,
+    const Tensor& mask,
+    int64_t dim,
+    double temperature,
+    std::string_view empty);
+Tensor causal_softmax(
+    const Tensor& self, const optional<Tensor>& temperature, std::string_view empty);
+Tensor causal_softmax_float(const Tensor& self, double temperature, std::string_view empty);
+
+Tensor entropy(const Tensor& self, int64_t dim, const optional<Tensor>& temperature, double base);
+Tensor entropy_float(const Tensor& self, int64_t dim, double temperature, double base);
+
 }  // namespace softmax_ext::public_operator

@@ -61,6 +61,22 @@ using LogSumExpBackward = Tensor(
     int64_t dim,
     double scale);
 
+// A causal mask is of the last two dims, queries and keys. `empty_is_zero`: what a row without any
+// logit above −inf is, 0 or NaN.
+using MaskedSoftmax = Tensor(
+    const Tensor& self,
+    const optional<Tensor>& mask,
+    const optional<Tensor>& temperature,
+    int64_t dim,
+    double scale,
+    optional<int64_t> dtype,
+    bool is_causal,
+    bool empty_is_zero);
+
+using Entropy =
+    Tensor(const Tensor& self, const optional<Tensor>& temperature, int64_t dim, double scale);
+using EntropyBackward = LogSumExpBackward;
+
 // (loss, count, statistics, logsumexp) of the loss that csrc/losses.h describes. `reduction`: the losses
 // of the rows, or their mean or sum over all but the first `leading` dims; count: what the mean of each
 // such sum divides by; statistics: max and log Σ exp((x − max) / T) of each row, [2, rows]; logsumexp:

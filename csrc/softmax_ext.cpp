@@ -35,6 +35,14 @@ using Sample = std::tuple<Tensor, Tensor>(
     c10::SymInt num_samples,
     const optional<at::Generator>&,
     const optional<Tensor>& seed);
+using Entropy = Tensor(const Tensor&, int64_t, const optional<Tensor>&, double base);
+using EntropyOfNumber = Tensor(const Tensor&, int64_t, double temperature, double base);
+using Masked =
+    Tensor(const Tensor&, const Tensor&, int64_t, const optional<Tensor>&, std::string_view empty);
+using MaskedOfNumber =
+    Tensor(const Tensor&, const Tensor&, int64_t, double temperature, std::string_view empty);
+using Causal = Tensor(const Tensor&, const optional<Tensor>&, std::string_view empty);
+using CausalOfNumber = Tensor(const Tensor&, double temperature, std::string_view empty);
 
 }  // namespace
 
@@ -113,6 +121,44 @@ std::tuple<Tensor, Tensor> sample(const Tensor& logits, const SampleOptions& opt
       options.num_samples,
       options.generator,
       options.seed);
+}
+
+Tensor entropy(const Tensor& input, int64_t dim, const optional<Tensor>& temperature, double base) {
+  return Operator<"softmax_ext::entropy", Entropy>()(input, dim, temperature, base);
+}
+
+Tensor entropy(const Tensor& input, int64_t dim, double temperature, double base) {
+  return Operator<"softmax_ext::entropy", EntropyOfNumber, "float">()(
+      input, dim, temperature, base);
+}
+
+Tensor masked_softmax(
+    const Tensor& input,
+    const Tensor& mask,
+    int64_t dim,
+    const optional<Tensor>& temperature,
+    std::string_view empty) {
+  return Operator<"softmax_ext::masked_softmax", Masked>()(input, mask, dim, temperature, empty);
+}
+
+Tensor masked_softmax(
+    const Tensor& input,
+    const Tensor& mask,
+    int64_t dim,
+    double temperature,
+    std::string_view empty) {
+  return Operator<"softmax_ext::masked_softmax", MaskedOfNumber, "float">()(
+      input, mask, dim, temperature, empty);
+}
+
+Tensor causal_softmax(
+    const Tensor& scores, const optional<Tensor>& temperature, std::string_view empty) {
+  return Operator<"softmax_ext::causal_softmax", Causal>()(scores, temperature, empty);
+}
+
+Tensor causal_softmax(const Tensor& scores, double temperature, std::string_view empty) {
+  return Operator<"softmax_ext::causal_softmax", CausalOfNumber, "float">()(
+      scores, temperature, empty);
 }
 
 }  // namespace softmax_ext

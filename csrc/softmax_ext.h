@@ -106,6 +106,40 @@ struct SampleOptions {
 SOFTMAX_EXT_API std::tuple<Tensor, Tensor> sample(
     const Tensor& logits, const SampleOptions& options = {});
 
+// The entropy −Σ p log p of softmax(input / T) along `dim`, which is dropped, with logarithms of `base`.
+// float64 for float64 input, else float32.
+SOFTMAX_EXT_API Tensor entropy(
+    const Tensor& input,
+    int64_t dim,
+    const optional<Tensor>& temperature = std::nullopt,
+    double base = 2.718281828459045);
+SOFTMAX_EXT_API Tensor
+entropy(const Tensor& input, int64_t dim, double temperature, double base = 2.718281828459045);
+
+// softmax over the entries that `mask` keeps (bool, broadcasts), 0 elsewhere. `empty`: what a row is
+// that keeps no logit above −inf, "nan" or "zero".
+SOFTMAX_EXT_API Tensor masked_softmax(
+    const Tensor& input,
+    const Tensor& mask,
+    int64_t dim,
+    const optional<Tensor>& temperature = std::nullopt,
+    std::string_view empty = "nan");
+SOFTMAX_EXT_API Tensor masked_softmax(
+    const Tensor& input,
+    const Tensor& mask,
+    int64_t dim,
+    double temperature,
+    std::string_view empty = "nan");
+
+// softmax of scores [..., queries, keys] over the keys up to the query's own, the last query's being
+// the last key.
+SOFTMAX_EXT_API Tensor causal_softmax(
+    const Tensor& scores,
+    const optional<Tensor>& temperature = std::nullopt,
+    std::string_view empty = "zero");
+SOFTMAX_EXT_API Tensor
+causal_softmax(const Tensor& scores, double temperature, std::string_view empty = "zero");
+
 }  // namespace softmax_ext
 
 // The library's version, as "0.1.0".

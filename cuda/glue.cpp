@@ -79,6 +79,11 @@ StridedRows RowsCall::input(const Tensor& argument, at::ScalarType dtype) {
   return {keep(view.tensor).const_data_ptr(), view.offsets, view.length_stride};
 }
 
+StridedRows RowsCall::mask(const Tensor& argument) {
+  const RowView view = RowView::of(argument.expand(self_.sizes()), dim_);
+  return {keep(view.tensor).const_data_ptr(), view.offsets, view.length_stride};
+}
+
 void* RowsCall::output(const Tensor& result, at::ScalarType dtype) {
   if (result.scalar_type() == dtype) return result.mutable_data_ptr();
   const Tensor buffer = at::empty(result.sizes(), result.options().dtype(dtype));

@@ -35,6 +35,8 @@ class RowsCall {
   // Tensors of the shape of self.
   StridedRows logits(const Tensor& argument) { return input(argument, logits_dtype_); }
   StridedRows outputs(const Tensor& argument) { return input(argument, outputs_dtype_); }
+  // One that broadcasts against self, of bool.
+  StridedRows mask(const Tensor& argument);
 
   // Results of the shape of self, or with one element per row.
   void* logits_result(const Tensor& result) { return output(result, logits_dtype_); }

@@ -99,4 +99,21 @@ cudaError_t launch_logsumexp(const RowsProblem&, const StridedRows& logits, void
 cudaError_t launch_logsumexp_backward(
     const RowsProblem&, const StridedRows& logits, const void* grads, void* grad_logits);
 
+// One result per row, in the type of arithmetic, as their gradients `grads` are. Both types of the
+// problem are that of the logits.
+cudaError_t launch_entropy(const RowsProblem&, const StridedRows& logits, void* results);
+cudaError_t launch_entropy_backward(
+    const RowsProblem&, const StridedRows& logits, const RowNumbers& grads, void* grad_logits);
+
+// Which logits are kept: where `kept`, of bool, is not 0, with any stride along the row; without data,
+// all. And of rows in groups of `queries`, if that is not 0, those up to the row's own place, the
+// last row's being the last column.
+struct Mask {
+  StridedRows kept;
+  int64_t queries;
+  bool empty_is_zero;  // a row without any logit above −inf; else NaN
+};
+cudaError_t launch_masked_softmax(
+    const RowsProblem&, const StridedRows& logits, const Mask& mask, void* outputs);
+
 }  // namespace softmax_ext::cuda

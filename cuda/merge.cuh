@@ -98,10 +98,23 @@ struct TermSum {
   Lane maxima;
 };
 
+// And of terms times their distances.
+template <typename Lane>
+struct DistanceSum {
+  Lane sum;
+  Lane maxima;
+  Lane distances;
+};
+
 struct AddTermSums {
   template <typename Lane>
   __device__ __forceinline__ TermSum<Lane> operator()(TermSum<Lane> a, TermSum<Lane> b) const {
     return {a.sum + b.sum, a.maxima + b.maxima};
+  }
+  template <typename Lane>
+  __device__ __forceinline__ DistanceSum<Lane> operator()(
+      DistanceSum<Lane> a, DistanceSum<Lane> b) const {
+    return {a.sum + b.sum, a.maxima + b.maxima, a.distances + b.distances};
   }
 };
 struct Add {

@@ -119,6 +119,7 @@ struct Pack<T, 1> {
 
   __device__ __forceinline__ static Pack filled_with(T element) { return {element}; }
   __device__ __forceinline__ auto lane(int) const { return to_lane(element); }
+  __device__ __forceinline__ void set(int, T value) { element = value; }
   template <typename LaneOf>
   __device__ __forceinline__ static Pack from_lanes(LaneOf lane_of) {
     return {from_lane<T>(lane_of(0))};

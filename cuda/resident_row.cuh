@@ -163,6 +163,25 @@ __device__ __forceinline__ HeldPacks<Task, kHeldPacks<packs, is_aligned>> load_p
   return held;
 }
 
+// Makes padding of what is not kept of a part that was loaded.
+template <int threads, typename Task, int packs, int pack, typename Index>
+__device__ __forceinline__ void leave_out(
+    HeldPacks<Task, packs, pack>& held,
+    const KeptColumns& kept,
+    const Part<Index>& part,
+    int thread) {
+  SOFTMAX_EXT_UNROLL
+  for (int i = 0; i < packs; ++i) {
+    const Index first = part.first_column() + static_cast<Index>(i * threads + thread) * pack;
+    SOFTMAX_EXT_UNROLL
+    for (int j = 0; j < pack; ++j) {
+      const Index column = first + j;
+      if (column < part.begin || column >= part.end || !kept(column))
+        held.of_input[0][i].set(j, Task::padding());
+    }
+  }
+}
+
 // Terms of a part, kept for the map.
 template <typename Task, int packs, int pack_elements = Task::kPackElements>
 struct HeldTerms {
@@ -265,8 +284,9 @@ __device__ __forceinline__ typename Task::Summary summarize_part(
   constexpr int kThreads = Team::kThreads;
   constexpr int kPartials = pack == 1 ? 4 : pack;
   Lane partial[kPartials];
+  [[maybe_unused]] Lane distances[kPartials];
   SOFTMAX_EXT_UNROLL
-  for (Lane& sum : partial) sum = 0;
+  for (int j = 0; j < kPartials; ++j) partial[j] = distances[j] = 0;
   if constexpr (!Operator::kHasMax) {
     for_each_element(
         held, [&](const auto& element, int e) { partial[e % kPartials] += op.term(element); });
@@ -279,9 +299,17 @@ __device__ __forceinline__ typename Task::Summary summarize_part(
       const bool is_left_out = Operator::kLeavesOutMaxima && logit == max;
       if (is_left_out) maxima += 1;
       if (!is_left_out) partial[e % kPartials] += term;
+      if constexpr (Task::kSumsDistances)
+        distances[e % kPartials] += term * op.distance(logit, max);
     });
     const auto total = team.template sum<Operator::kLeavesOutMaxima>(partial, maxima, part.shift);
-    return op.summary_of(max, total.sum * (Lane(1) / Task::kTermUnit), total.maxima);
+    constexpr Lane kUnit = Lane(1) / Task::kTermUnit;
+    if constexpr (Task::kSumsDistances) {
+      const auto of_distances = team.template sum<false>(distances, Lane(0), part.shift);
+      return op.summary_of(max, total.sum * kUnit, total.maxima, of_distances.sum * kUnit);
+    } else {
+      return op.summary_of(max, total.sum * kUnit, total.maxima);
+    }
   }
 }
 
@@ -354,7 +382,16 @@ struct HeldPart {
   template <typename Team, typename Index>
   __device__ __forceinline__ void load(
       const RowPlace<Task>& place, const Part<Index>& part, const Team& team) {
-    elements = load_part<Team::kThreads, packs, is_aligned>(place, part, team.thread());
+    if constexpr (Task::kMasks) {
+      // No pack of columns that none is kept of.
+      Part<Index> read = part;
+      if (place.kept.end < read.end) read.end = static_cast<Index>(place.kept.end);
+      if (read.end < read.begin) read.end = read.begin;
+      elements = load_part<Team::kThreads, packs, is_aligned>(place, read, team.thread());
+      leave_out<Team::kThreads>(elements, place.kept, read, team.thread());
+    } else {
+      elements = load_part<Team::kThreads, packs, is_aligned>(place, part, team.thread());
+    }
   }
 
   template <typename Team, typename Index>

@@ -27,6 +27,35 @@ struct RowPointers {
   }
 };
 
+// Columns of a row that are kept: those before `end`, where the mask, if there is one, is not 0.
+struct KeptColumns {
+  const uint8_t* mask;
+  int64_t mask_stride;
+  int64_t end;
+
+  __device__ __forceinline__ bool operator()(int64_t column) const {
+    return column < end && (mask == nullptr || mask[column * mask_stride] != 0);
+  }
+};
+
+// See Mask in cuda/kernels.h; `length` is that of rows.
+template <typename T>
+struct RowMask {
+  RowPointers<T> kept;
+  int64_t queries;
+  int64_t length;
+
+  __device__ __forceinline__ KeptColumns operator[](int64_t row) const {
+    KeptColumns columns{nullptr, kept.length_stride, length};
+    if (kept.data != nullptr) columns.mask = kept[row];
+    if (queries != 0) {
+      const int64_t end = row % queries + 1 + (length - queries);
+      columns.end = end > 0 ? end : 0;
+    }
+    return columns;
+  }
+};
+
 // A value of each row at data[r · stride]; stride 0: one for all.
 template <typename T>
 struct RowValues {

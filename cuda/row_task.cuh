@@ -12,6 +12,8 @@
 //   kMapsTerms                          whether terms of the summary are kept for the map; then
 //   map_term(op, term, constants)       the output
 //   rescaled(op, constants, factor)     constants for terms that are 1 / factor times as large
+//   kMasks                              whether columns are left out; then, as if they held padding,
+//   mask[row]                           all but these (KeptColumns)
 //   kHasSpecialColumn                   whether one column has an output of its own; then
 //   special_column(constants)           which
 //   special_output(constants)           its output
@@ -24,6 +26,11 @@
 #include "cuda/simt.h"
 
 namespace softmax_ext::cuda {
+
+template <typename PerRow>
+inline constexpr bool kMasksColumns = false;
+template <typename PerRow>
+requires(PerRow::kMasks) inline constexpr bool kMasksColumns<PerRow> = true;
 
 template <typename PerRow_, typename Out_, typename In_, int inputs_>
 struct RowTask {
@@ -38,6 +45,11 @@ struct RowTask {
   static constexpr bool kReduces = PerRow::kReduces;
   static constexpr bool kMaps = PerRow::kMaps;
   static constexpr bool kMapsTerms = kReduces && kMaps && PerRow::kMapsTerms;
+  static constexpr bool kMasks = kMasksColumns<PerRow>;
+  static constexpr bool kSumsDistances = [] {
+    if constexpr (Operator::kHasMax) return Operator::kSumsDistances;
+    return false;
+  }();
 
   // Terms are multiplied by 2 to this. Outputs of 16 bits go down to 2^-133, where terms without it
   // are 0; what it costs in precision is below theirs. Outputs of float want terms in full instead.
@@ -64,16 +76,20 @@ struct RowTask {
   }
 };
 
-// Where one row lies.
+struct AllColumns {};
+
+// Where one row lies, and what of it is kept.
 template <typename Task>
 struct RowPlace {
   const typename Task::In* inputs[Task::kInputs];
   typename Task::Out* output;
+  [[no_unique_address]] std::conditional_t<Task::kMasks, KeptColumns, AllColumns> kept;
 
   __device__ __forceinline__ RowPlace(const Task& task, int64_t row) {
     SOFTMAX_EXT_UNROLL
     for (int k = 0; k < Task::kInputs; ++k) inputs[k] = task.inputs[k][row];
     if constexpr (Task::kMaps) output = task.outputs[row];
+    if constexpr (Task::kMasks) kept = task.per_row.mask[row];
   }
 };
 

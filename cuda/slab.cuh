@@ -72,6 +72,8 @@ __device__ __forceinline__ void map_staged_row(
     for (int j = 0; j < longest; ++j)
       held.of_input[k][j].element = j < length ? stage.in[k][first + j] : Task::padding();
   }
+  if constexpr (Task::kMasks)
+    leave_out<1>(held, task.per_row.mask[row], Part<int>{0, length, 0}, 0);
   HeldTerms<Task, longest, 1> terms;
   auto summary = op.empty();
   if constexpr (Task::kReduces) {

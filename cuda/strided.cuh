@@ -71,8 +71,10 @@ struct StridedTile {
   using Operator = typename Task::Operator;
   using Lane = typename Operator::Output;
   using Summary = typename Task::Summary;
+  using Sum = std::conditional_t<Task::kSumsDistances, DistanceSum<Lane>, TermSum<Lane>>;
   static constexpr int kHeld = kStridedHeld<Task::kPackElements>;
   using Held = HeldPacks<Task, kHeld, columns>;
+  using Kept = std::conditional_t<Task::kMasks, KeptColumns, AllColumns>;  // of each row
   using Terms = HeldTerms<Task, kHeld, columns>;
   static constexpr int64_t kLength = int64_t{along} * kHeld;
 
@@ -86,7 +88,8 @@ struct StridedTile {
       const RowPlace<Task>& rows,
       int64_t begin,
       int along_index,
-      int64_t length) {
+      int64_t length,
+      [[maybe_unused]] const Kept (&kept)[columns]) {
     Held held;
     SOFTMAX_EXT_UNROLL
     for (int u = 0; u < kHeld; ++u) {
@@ -98,6 +101,11 @@ struct StridedTile {
         if (j < length)
           held.of_input[k][u] = load_pack<typename Task::In, columns>(
               rows.inputs[k] + j * task.inputs[k].length_stride);
+      }
+      if constexpr (Task::kMasks) {
+        SOFTMAX_EXT_UNROLL
+        for (int c = 0; c < columns; ++c)
+          if (j < length && !kept[c](j)) held.of_input[0][u].set(c, Task::padding());
       }
     }
     return held;
@@ -112,7 +120,7 @@ struct StridedTile {
       if (!is_beyond(begin, u, length)) max = maximum(max, held.at(u, c));
     return max;
   }
-  __device__ __forceinline__ static TermSum<Lane> sum(
+  __device__ __forceinline__ static Sum sum(
       const Operator& op,
       const Held& held,
       int c,
@@ -120,7 +128,7 @@ struct StridedTile {
       int64_t begin,
       int64_t length,
       Terms& terms) {
-    TermSum<Lane> total{0, 0};
+    Sum total{};
     const auto add = [&](auto make_term) {
       SOFTMAX_EXT_UNROLL
       for (int u = 0; u < kHeld; ++u) {
@@ -132,6 +140,7 @@ struct StridedTile {
         if constexpr (Operator::kHasMax) is_left_out = Operator::kLeavesOutMaxima && element == max;
         if (is_left_out) total.maxima += 1;
         if (!is_left_out) total.sum += term;
+        if constexpr (Task::kSumsDistances) total.distances += term * op.distance(element, max);
       }
     };
     if constexpr (Operator::kHasMax) {
@@ -148,6 +157,16 @@ struct StridedTile {
     return total;
   }
 
+  __device__ __forceinline__ static Summary summary_of(
+      const Operator& op, Lane max, const Sum& total) {
+    if constexpr (!Operator::kHasMax)
+      return total.sum;
+    else if constexpr (Task::kSumsDistances)
+      return op.summary_of(max, total.sum, total.maxima, total.distances);
+    else
+      return op.summary_of(max, total.sum, total.maxima);
+  }
+
   // The summaries of whole rows that the threads hold.
   __device__ __forceinline__ static void summarize(
       const Operator (&ops)[columns],
@@ -157,7 +176,7 @@ struct StridedTile {
       Terms& terms,
       Summary (&summaries)[columns]) {
     Lane maxima[columns] = {};
-    TermSum<Lane> sums[columns];
+    Sum sums[columns];
     if constexpr (Operator::kHasMax) {
       SOFTMAX_EXT_UNROLL
       for (int c = 0; c < columns; ++c) maxima[c] = max(held, c, 0, length);
@@ -167,12 +186,7 @@ struct StridedTile {
     for (int c = 0; c < columns; ++c) sums[c] = sum(ops[c], held, c, maxima[c], 0, length, terms);
     combine_along(place, sums, [](int, auto a, auto b) { return AddTermSums()(a, b); });
     SOFTMAX_EXT_UNROLL
-    for (int c = 0; c < columns; ++c) {
-      if constexpr (Operator::kHasMax)
-        summaries[c] = ops[c].summary_of(maxima[c], sums[c].sum, sums[c].maxima);
-      else
-        summaries[c] = sums[c].sum;
-    }
+    for (int c = 0; c < columns; ++c) summaries[c] = summary_of(ops[c], maxima[c], sums[c]);
   }
 
   // Adds what a thread holds of longer rows to what it has seen of them.
@@ -188,8 +202,7 @@ struct StridedTile {
       if constexpr (Operator::kHasMax) {
         const Lane of_chunk = max(held, c, begin, length);
         const auto total = sum(ops[c], held, c, of_chunk, begin, length, terms);
-        summaries[c] =
-            ops[c].merge(summaries[c], ops[c].summary_of(of_chunk, total.sum, total.maxima));
+        summaries[c] = ops[c].merge(summaries[c], summary_of(ops[c], of_chunk, total));
       } else {
         summaries[c] += sum(ops[c], held, c, Lane(0), begin, length, terms).sum;
       }
@@ -203,6 +216,7 @@ inline constexpr int kStridedBlocks = [] {
   using Operator = typename Task::Operator;
   using Lane = typename Operator::Output;
   bool is_wide = sizeof(Lane) == 8;
+  if constexpr (Task::kMasks || Task::kSumsDistances) is_wide = true;
   if constexpr (Task::kMapsTerms && sizeof(typename Task::In) == 2)
     is_wide |= sizeof(Operator) > sizeof(Lane) || Task::PerRow::kHasSpecialColumn;
   return is_wide ? 1 : 2;
@@ -226,13 +240,15 @@ __global__ void __launch_bounds__(kStridedThreads, kStridedBlocks<Task>)
     const RowPlace<Task> memory(task, row);
     typename Task::Operator ops[columns];
     typename Task::Summary summaries[columns];
+    typename Tile::Kept kept[columns];
     SOFTMAX_EXT_UNROLL
     for (int c = 0; c < columns; ++c) {
+      if constexpr (Task::kMasks) kept[c] = task.per_row.mask[row + c];
       ops[c] = task.per_row.operator_of(row + c);
       summaries[c] = ops[c].empty();
     }
     const auto load = [&](int64_t begin) {
-      return Tile::load(task, memory, begin, place.along_index, is_row ? length : 0);
+      return Tile::load(task, memory, begin, place.along_index, is_row ? length : 0, kept);
     };
     typename Tile::Held held;
     typename Tile::Terms terms;

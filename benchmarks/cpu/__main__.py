@@ -6,7 +6,8 @@
     python -m benchmarks.cpu --memory        the memory that cross-entropy takes, beside torch's, instead
 
 Prints ratios (peer's time / ours) beside what is asked of them, and how ours compares with a pass over the same memory:
-``torch.mul(x, c, out=y)`` where there is an output, else ``x.sum()``. RESULT.json has the times, RESULT.png the chart.
+``torch.mul(x, c, out=y)`` where there is an output, else ``x.sum()``; an entropy and masked softmaxes, with our own
+logsumexp and softmax of as many logits. RESULT.json has the times, RESULT.png the chart.
 
 The time of large new results depends on malloc: glibc returns them to the system at each free. --tuned-malloc keeps
 them, for torch's as for ours.
@@ -30,7 +31,7 @@ from benchmarks.cpu import accuracy, cases, chart, memory, sampling
 from benchmarks.interleaved import machine, medians
 
 PEERS = ("eager", cases.COMPILED)
-PASSES = ("x * c", "x.sum()")
+PASSES = ("x * c", "x.sum()", "plain")
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456"}
 
 

@@ -116,6 +116,63 @@ def logsumexp(group: str, shape: tuple[int, int], dtype: torch.dtype, **options)
     return Case(f"logsumexp, {group}", shape, dtype, make, **options)
 
 
+def beside_plain(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, ours: Callable, plain: Callable, eager: Callable, **options
+) -> Case:
+    """An operator of ours beside a plainer one of ours on the same logits ("plain"), and beside what torch composes."""
+
+    def make(compiles: bool) -> dict[str, Function]:
+        x = torch.randn(shape).to(dtype)
+        functions = _with_peers(ours, eager, compiles, x)
+        functions["plain"] = lambda: plain(x)
+        return functions
+
+    return Case(name, shape, dtype, make, **options)
+
+
+def entropy(group: str, shape: tuple[int, int], dtype: torch.dtype, **options) -> Case:
+    def eager(x: Tensor) -> Tensor:
+        log_probs = torch.log_softmax(x, -1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    return beside_plain(
+        f"entropy, {group}",
+        shape,
+        dtype,
+        lambda x: ops.entropy(x, -1),
+        lambda x: ops.logsumexp(x, -1),
+        eager,
+        **options,
+    )
+
+
+def masked_softmax(group: str, shape: tuple[int, ...], dtype: torch.dtype, **options) -> Case:
+    mask = torch.rand(shape) < 0.7
+    mask[..., 0] = True
+    return beside_plain(
+        f"masked softmax, {group}",
+        shape,
+        dtype,
+        lambda x: ops.masked_softmax(x, mask, -1),
+        lambda x: ops.softmax(x, -1),
+        lambda x: torch.softmax(x.masked_fill(~mask, float("-inf")), -1),
+        **options,
+    )
+
+
+def causal_softmax(shape: tuple[int, ...], dtype: torch.dtype, **options) -> Case:
+    later = torch.ones(shape[-2:], dtype=torch.bool).triu(1 + shape[-1] - shape[-2])
+    return beside_plain(
+        "causal softmax",
+        shape,
+        dtype,
+        lambda x: ops.causal_softmax(x),
+        lambda x: ops.softmax(x, -1),
+        lambda x: torch.softmax(x.masked_fill(later, float("-inf")), -1),
+        **options,
+    )
+
+
 def in_place(target: Tensor) -> Callable[[Tensor], object]:
     """A step that overwrites its logits by their gradient. The next one is on that gradient: other numbers, the same
     work."""
@@ -267,6 +324,15 @@ def table() -> Iterator[Case]:
         yield logsumexp("medium", shape, FP32, bars=(2.8, 1.35), is_quick=shape[1] == 1000)
     yield logsumexp("vocabulary in cache", (16, 32000), FP32, bars=(3.8, 2.2))
     yield logsumexp("vocabulary", (1024, 32000), FP32, bars=(8, 1.6))
+
+    for shape in ((65536, 10), (65536, 64), (4096, 1000), (16, 32000), (1024, 32000)):
+        yield entropy("float32", shape, FP32)
+        yield masked_softmax("float32", shape, FP32)
+    for shape in ((4096, 1000), (16, 32000)):
+        yield entropy("bfloat16", shape, BF16)
+        yield masked_softmax("bfloat16", shape, BF16)
+    for shape in ((4, 12, 512, 512), (8, 128, 128), (1, 4096, 4096)):
+        yield causal_softmax(shape, FP32)
 
     yield cross_entropy("small", (8192, 100), FP32, backward=False, bars=(1.5, 1.6))
     for shape in ((4096, 1000), (1024, 4096)):

@@ -13,13 +13,14 @@
 namespace softmax_ext::cpu {
 namespace {
 
-#define SOFTMAX_EXT_KERNELS(level)                                                      \
-  {                                                                                     \
-#level, &simd::level::softmax_table, &simd::level::log_softmax_table,               \
-        &simd::level::softmax_backward_table, &simd::level::log_softmax_backward_table, \
-        &simd::level::reduction_table, &simd::level::logsumexp_backward_table,          \
-        &simd::level::cross_entropy_table, &simd::level::weighted_loss_table,           \
-        &simd::level::moments_table, &simd::level::sampling_table                       \
+#define SOFTMAX_EXT_KERNELS(level)                                                              \
+  {                                                                                             \
+#level, &simd::level::softmax_table, &simd::level::log_softmax_table,                       \
+        &simd::level::softmax_backward_table, &simd::level::log_softmax_backward_table,         \
+        &simd::level::reduction_table, &simd::level::logsumexp_backward_table,                  \
+        &simd::level::cross_entropy_table, &simd::level::weighted_loss_table,                   \
+        &simd::level::moments_table, &simd::level::sampling_table, &simd::level::entropy_table, \
+        &simd::level::entropy_backward_table, &simd::level::masked_softmax_table                \
   }
 
 // From the lowest up.

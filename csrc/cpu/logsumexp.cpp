@@ -1,5 +1,3 @@
-#include <ATen/ops/empty_like.h>
-
 #include "csrc/cpu/walk_logits.h"
 #include "csrc/cpu/walk_reduction.h"
 #include "csrc/outputs.h"
@@ -50,29 +48,7 @@ Tensor logsumexp_backward(
     double scale) {
   const Tensor grad_input = outputs::logsumexp_backward(grad, self, temperature, dim, scale);
   dim = wrapped_dim("logsumexp_backward", dim, self.dim());
-  const Rows rows = Rows::of(self, dim);
-  const RowView logits = RowView::of(self, dim);
-  const Tensor row_grads = grad.contiguous();
-  with_element_type(self.scalar_type(), [&]<typename In>() {
-    with_element_type(grad.scalar_type(), [&]<typename Out>() {
-      using Lane = LaneOf<In, Out>;
-      const RowScale<Lane> scales(temperature, scale, self, dim);
-      // A copy: a NaN is stored as the one that rounds to a NaN of any type.
-      Tensor grads = at::empty_like(row_grads, c10::CppTypeToScalarType<Lane>::value);
-      const Out* const given = row_grads.const_data_ptr<Out>();
-      Lane* const quiet = grads.mutable_data_ptr<Lane>();
-      for (int64_t row = 0; row < rows.count(); ++row) {
-        const Lane value = static_cast<Lane>(given[row]);
-        quiet[row] = value == value ? value : kNaN<Lane>;
-      }
-      walk_logits<LogSumExpGradientRows>(
-          rows,
-          input_rows<In>(logits),
-          output_rows<In>(grad_input, dim),
-          scales,
-          {grads.const_data_ptr<Lane>(), 1});
-    });
-  });
+  map_row_gradients<LogSumExpGradientRows>(grad, self, temperature, dim, scale, grad_input);
   return grad_input;
 }
 

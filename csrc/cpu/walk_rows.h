@@ -25,9 +25,23 @@ using at::Tensor;
 using simd::RowValues;
 using std::optional;
 
+// The elements of a row as numbers of the lanes' type, contiguous.
+template <typename Lane, typename T>
+void gather(const T* from, int64_t stride, int64_t count, Lane* to) {
+  const auto* const elements = reinterpret_cast<const TorchElement<T>*>(from);
+  for (int64_t j = 0; j < count; ++j) to[j] = static_cast<Lane>(elements[j * stride]);
+}
+template <typename Lane, typename T>
+void scatter(const Lane* from, int64_t count, T* to, int64_t stride) {
+  auto* const elements = reinterpret_cast<TorchElement<T>*>(to);
+  for (int64_t j = 0; j < count; ++j) elements[j * stride] = static_cast<TorchElement<T>>(from[j]);
+}
+
 // The rows of a tensor with elements of type T, as kernels name it.
 template <typename T>
 struct TensorRows {
+  using Element = std::remove_const_t<T>;
+
   T* data;
   RowOffsets offsets;
   int64_t length_stride;
@@ -39,6 +53,14 @@ struct TensorRows {
   }
   bool has_rows(int64_t length) const { return length <= 1 || length_stride == 1; }
   bool has_columns() const { return offsets.strides[0] == 1; }
+  // As kernels take them: rows from `row` on, or columns, and a part of a row with has_rows().
+  T* rows_from(int64_t row) const { return (*this)[row]; }
+  T* columns_from(int64_t row) const { return (*this)[row]; }
+  T* elements(int64_t row, int64_t offset) const { return (*this)[row] + offset; }
+  template <typename Lane>
+  void gather_row(int64_t row, int64_t length, Lane* to) const {
+    gather((*this)[row], length_stride, length, to);
+  }
 };
 
 template <typename T>
@@ -132,8 +154,8 @@ void for_each_range(const Rows& rows, int64_t multiple, Body body) {
 }
 
 // Calls body(row, count) for runs of rows that are at one distance in every operand.
-template <typename Body, typename... T>
-void for_each_run(int64_t begin, int64_t end, Body body, const TensorRows<T>&... operands) {
+template <typename Body, typename... Operands>
+void for_each_run(int64_t begin, int64_t end, Body body, const Operands&... operands) {
   while (begin < end) {
     const int64_t count = std::min({end - begin, operands.run(begin)...});
     body(begin, count);
@@ -170,18 +192,6 @@ void for_each_long_row(const Rows& rows, Begin begin, Merge merge, End end) {
   all(begin);
   for (int64_t row = 0; row < rows.count(); ++row) merge(row);
   all(end);
-}
-
-// The elements of a row as numbers of the lanes' type, contiguous.
-template <typename Lane, typename T>
-void gather(const T* from, int64_t stride, int64_t count, Lane* to) {
-  const auto* const elements = reinterpret_cast<const TorchElement<T>*>(from);
-  for (int64_t j = 0; j < count; ++j) to[j] = static_cast<Lane>(elements[j * stride]);
-}
-template <typename Lane, typename T>
-void scatter(const Lane* from, int64_t count, T* to, int64_t stride) {
-  auto* const elements = reinterpret_cast<TorchElement<T>*>(to);
-  for (int64_t j = 0; j < count; ++j) elements[j * stride] = static_cast<TorchElement<T>>(from[j]);
 }
 
 // A row at a limit of the temperature becomes one that means the same at T = 1; one with an invalid

@@ -19,6 +19,9 @@
 //   map_term(term, constants)            the output; only with kMapsTerms
 //   rescaled(constants, factor)          constants for terms that are 1 / factor times as large
 //
+// With kSumsDistances (entropy.h) a summary also has Σ term · distance(element, max), the last argument
+// of summary_of.
+//
 // | operator           | element | summary          | each element becomes             |
 // | ------------------ | ------- | ---------------- | -------------------------------- |
 // | softmax            | x       | SoftmaxSummary   | exp((x − max)/T) / sum           |
@@ -44,6 +47,7 @@ struct OverLogits {
   using Summary = SoftmaxSummary<Lane, Total>;
   static constexpr bool kHasMax = true;
   static constexpr bool kLeavesOutMaxima = leaves_out_maxima;
+  static constexpr bool kSumsDistances = false;
 
   Lane scale;
 

@@ -22,11 +22,13 @@ from softmax_ext.functional import (  # noqa: E402
     causal_lm_loss,
     cross_entropy,
     cross_entropy_with_logsumexp,
+    entropy,
     linear_cross_entropy,
     log_softmax,
     logsumexp,
     softmax,
 )
+from softmax_ext.masked import causal_softmax, masked_softmax  # noqa: E402
 from softmax_ext.reliability_plot import plot_reliability  # noqa: E402
 from softmax_ext.sampling import SamplingProcessor, sample  # noqa: E402
 
@@ -39,9 +41,11 @@ __all__ = [
     "calibration_error",
     "calibration_error_floor",
     "causal_lm_loss",
+    "causal_softmax",
     "cmake_prefix_path",
     "cross_entropy",
     "cross_entropy_with_logsumexp",
+    "entropy",
     "fit_temperature",
     "include_dir",
     "info",
@@ -49,6 +53,7 @@ __all__ = [
     "linear_cross_entropy",
     "log_softmax",
     "logsumexp",
+    "masked_softmax",
     "nn",
     "plot_reliability",
     "reliability_curve",

@@ -211,6 +211,23 @@ def _sample_rule(info, in_dims, self, seed, *arguments):
     return _primitives._sample(self, seed, *options, *arguments[4:]), (0, 0)
 
 
+def _masked_softmax_rule(info, in_dims, self, mask, temperature, dim, scale, dtype, is_causal, empty_is_zero):
+    rank = _rank(self, in_dims[0])
+    if is_causal and rank < 2:
+        raise RuntimeError(f"causal_softmax: expected scores of shape [..., queries, keys], got a {rank}-d tensor")
+    self, mask, temperature = (
+        _batch_first(tensor, batch_dim, rank)
+        for tensor, batch_dim in zip((self, mask, temperature), in_dims[:3], strict=True)
+    )
+    self = _expanded(self, info.batch_size)
+    scalar = rank == 0
+    if scalar:
+        self, mask, temperature = (None if t is None else t.unsqueeze(1) for t in (self, mask, temperature))
+    dim = _shifted_dim("_masked_softmax", dim, rank)
+    result = _primitives._masked_softmax(self, mask, temperature, dim, scale, dtype, is_causal, empty_is_zero)
+    return (result.squeeze(1) if scalar else result), 0
+
+
 for _name in (
     "_softmax",
     "_softmax_backward",
@@ -218,6 +235,8 @@ for _name in (
     "_log_softmax_backward",
     "_logsumexp",
     "_logsumexp_backward",
+    "_entropy",
+    "_entropy_backward",
 ):
     torch.library.register_vmap(f"softmax_ext::{_name}", _normalize_rule(_name))
 for _name in ("_cross_entropy", "_cross_entropy_with_gradient"):
@@ -229,3 +248,4 @@ torch.library.register_vmap("softmax_ext::_class_indices", _class_indices_rule)
 for _name in ("_linear_cross_entropy", "_linear_cross_entropy_backward"):
     torch.library.register_vmap(f"softmax_ext::{_name}", _linear_rule(_name))
 torch.library.register_vmap("softmax_ext::_sample", _sample_rule)
+torch.library.register_vmap("softmax_ext::_masked_softmax", _masked_softmax_rule)

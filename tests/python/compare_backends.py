@@ -36,11 +36,15 @@ def outputs(device: str) -> dict[str, tuple[Tensor, Tensor]]:
                 "log_softmax": softmax_ext.log_softmax(x, 1),
                 "logsumexp": softmax_ext.logsumexp(x, 1),
                 "cross_entropy": softmax_ext.cross_entropy(x, target, reduction="none"),
+                "entropy": softmax_ext.entropy(x, 1),
+                "masked_softmax": softmax_ext.masked_softmax(x, torch.arange(length, device=device) % 3 != 1, 1),
             }
             for name, value in values.items():
                 upstream = grad if value.shape == grad.shape else grad[:, 0].to(value.dtype)
                 (gradient,) = torch.autograd.grad(value, x, upstream)
-                terms = {"softmax": value * upstream, "log_softmax": upstream}.get(name, gradient)
+                terms = {"log_softmax": upstream}.get(name, gradient)
+                if name in ("softmax", "masked_softmax"):
+                    terms = value * upstream
                 results[f"{name}, {dtype}, {length}"] = of_row(value, value)
                 results[f"{name} backward, {dtype}, {length}"] = of_row(gradient, terms)
     return results

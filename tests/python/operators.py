@@ -6,6 +6,7 @@ primitive case is one call of a primitive, for what is checked on primitives alo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,8 @@ class Operator:
     #: Name, shape of the logits, arguments, and possibly a temperature: a number, or the shape of a tensor.
     cases: tuple[tuple, ...]
     primitives: tuple[PrimitiveCase, ...]
+    #: Of the first primitive, from logits and a tensor temperature.
+    primitive_arguments: Callable[..., tuple] = lambda logits, temperature: (logits, temperature, 1, 1.0, None)
 
     @property
     def forward_and_backward(self) -> list[str]:
@@ -252,6 +255,82 @@ CROSS_ENTROPY_CASES = (
         (1, 1),
     ),
 )
+
+
+MASK_OF_ROWS = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 1, 0], [1, 1, 1, 1, 1]]).bool()
+MASK_OF_COLUMNS = torch.tensor([[1, 0, 1], [0, 1, 1], [1, 0, 0], [1, 1, 1]]).bool()
+MASK_THAT_IS_EMPTY = torch.tensor([[0, 0, 0, 0], [1, 1, 0, 1], [0, 0, 0, 0]]).bool()
+
+MASKED_CASES = (
+    ("0-d", (), {"mask": torch.tensor(True), "dim": 0}),
+    ("0-d that is left out", (), {"mask": torch.tensor(False), "dim": 0, "empty": "zero"}, ()),
+    ("one row with a number", (5,), {"mask": MASK_OF_ROWS[0], "dim": 0}, 0.7),
+    ("rows", (3, 5), {"mask": MASK_OF_ROWS, "dim": -1}),
+    ("columns", (4, 3), {"mask": MASK_OF_COLUMNS, "dim": 0}),
+    ("one mask for all rows", (3, 5), {"mask": MASK_OF_ROWS[0], "dim": 1}),
+    ("one element for each row", (3, 5), {"mask": torch.tensor([[True], [False], [True]]), "dim": 1, "empty": "zero"}),
+    ("middle dim, batch shares the mask", (2, 4, 3), {"mask": MASK_OF_COLUMNS, "dim": 1}),
+    ("empty rows that are 0", (3, 4), {"mask": MASK_THAT_IS_EMPTY, "dim": 1, "empty": "zero"}),
+    ("empty rows that are 0, with a temperature", (3, 4), {"mask": MASK_THAT_IS_EMPTY, "dim": 1, "empty": "zero"}, ()),
+    ("temperature per row", (3, 5), {"mask": MASK_OF_ROWS, "dim": 1}, (3, 1)),
+    ("temperature per row of the middle dim", (2, 4, 3), {"mask": MASK_OF_COLUMNS, "dim": -2}, (2, 1, 3)),
+    ("no row", (0, 3), {"mask": torch.tensor([True, False, True]), "dim": 1}, (0, 1)),
+    ("rows of no element", (3, 0), {"mask": torch.empty(3, 0).bool(), "dim": 1}),
+)
+
+CAUSAL_CASES = (
+    ("as many queries as keys", (4, 4), {}),
+    ("more keys", (2, 3, 5), {}, 0.7),
+    ("more queries", (5, 3), {}),
+    ("temperature per query", (2, 3, 4), {}, (3, 1)),
+    ("one temperature, more queries", (4, 2), {}, ()),
+    ("no key", (3, 0), {}),
+)
+
+ENTROPY_CASES = (
+    ("0-d", (), {"dim": 0}),
+    ("0-d with a tensor temperature", (), {"dim": -1}, ()),
+    ("one row with a number", (5,), {"dim": 0}, 0.7),
+    ("rows", (3, 5), {"dim": -1}),
+    ("rows in bits", (3, 5), {"dim": -1, "base": 2.0}),
+    ("middle dim with a number, in bits", (2, 3, 4), {"dim": 1, "base": 2.0}, 1.7),
+    ("one temperature", (3, 4), {"dim": -1}, ()),
+    ("temperature per row", (3, 4), {"dim": 1}, (3, 1)),
+    ("temperature per row of the middle dim", (2, 3, 4), {"dim": -2}, (2, 1, 4)),
+    ("no row", (0, 3), {"dim": 1}, (0, 1)),
+    ("rows of no element", (3, 0), {"dim": 1}),
+)
+
+
+def torch_masked_softmax(input: Tensor, mask: Tensor, dim: int, empty: str = "nan") -> Tensor:
+    """With "zero" the derivatives of rows that keep nothing are 0 too."""
+    masked = input.masked_fill(~mask, -math.inf)
+    if empty == "nan":
+        return torch.softmax(masked, dim)
+    is_kept = mask.expand(input.shape).any(dim, keepdim=True) if input.dim() else mask
+    return torch.softmax(torch.where(is_kept, masked, 0), dim) * is_kept
+
+
+def causal_mask(queries: int, keys: int) -> Tensor:
+    return torch.arange(keys) <= torch.arange(queries)[:, None] + (keys - queries)
+
+
+def torch_causal_softmax(input: Tensor, empty: str = "zero") -> Tensor:
+    return torch_masked_softmax(input, causal_mask(*input.shape[-2:]).to(input.device), -1, empty)
+
+
+def some_columns(logits: Tensor) -> Tensor:
+    """A mask for all rows, which leaves out every third column."""
+    if logits.dim() == 0:
+        return torch.ones((), dtype=torch.bool, device=logits.device)
+    return torch.arange(logits.shape[-1], device=logits.device) % 3 != 1
+
+
+def torch_entropy(input: Tensor, dim: int, base: float = math.e) -> Tensor:
+    log_probs = torch.log_softmax(input, dim)
+    terms = log_probs.masked_fill(log_probs == -math.inf, 0) * log_probs.exp()
+    nats = -terms.sum(dim)
+    return nats if base == math.e else nats / math.log(base)  # vmap over no sample cannot divide by a number
 
 
 def torch_logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
@@ -555,6 +634,81 @@ CROSS_ENTROPY_PRIMITIVES = (
     ),
 )
 
+SOFTMAX_PRIMITIVES = normalized_primitives("softmax")
+SOFTMAX_BACKWARD = SOFTMAX_PRIMITIVES[3:4]
+
+MASKED_PRIMITIVES = (
+    PrimitiveCase(
+        ops._masked_softmax.default,
+        "scale",
+        lambda dtype: (random_logits((3, 5), dtype), MASK_OF_ROWS, None, -1, 0.7, None, False, False),
+        (0,),
+    ),
+    PrimitiveCase(
+        ops._masked_softmax.default,
+        "temperature, float64 result",
+        lambda dtype: (
+            random_logits((2, 4, 3), dtype),
+            MASK_OF_COLUMNS,
+            random_temperature((2, 1, 3)),
+            1,
+            1.0,
+            DTYPE_CODES[torch.float64],
+            False,
+            True,
+        ),
+        (0, 2),
+    ),
+    *SOFTMAX_BACKWARD,
+)
+
+CAUSAL_PRIMITIVES = (
+    PrimitiveCase(
+        ops._masked_softmax.default,
+        "causal, temperature",
+        lambda dtype: (
+            random_logits((2, 3, 2), dtype),
+            None,
+            random_temperature((2, 1, 1), lane_dtype(dtype)),
+            -1,
+            1.0,
+            None,
+            True,
+            True,
+        ),
+        (0, 2),
+    ),
+    *SOFTMAX_BACKWARD,
+)
+
+ENTROPY_PRIMITIVES = (
+    PrimitiveCase(ops._entropy.default, "scale", lambda dtype: (random_logits((3, 5), dtype), None, -1, 0.7), (0,)),
+    PrimitiveCase(
+        ops._entropy.default,
+        "temperature, transposed",
+        lambda dtype: (random_logits((5, 3), dtype).t(), random_temperature((3, 1), lane_dtype(dtype)), 1, 1.0),
+        (0, 1),
+    ),
+    PrimitiveCase(
+        ops._entropy_backward.default,
+        "scale",
+        lambda dtype: (random_logits((3, 1), lane_dtype(dtype)), random_logits((3, 5), dtype), None, -1, 0.7),
+        (0, 1),
+    ),
+    PrimitiveCase(
+        ops._entropy_backward.default,
+        "temperature, transposed",
+        lambda dtype: (
+            random_logits((1, 3), lane_dtype(dtype)),
+            random_logits((3, 4), dtype).t(),
+            random_temperature((3,), lane_dtype(dtype)),
+            0,
+            1.0,
+        ),
+        (0, 1, 2),
+    ),
+)
+
 OPERATORS = (
     Operator(
         "softmax",
@@ -564,7 +718,7 @@ OPERATORS = (
         takes_scalars=True,
         along_last=lambda logits: (logits, -1),
         cases=NORMALIZED_CASES,
-        primitives=normalized_primitives("softmax"),
+        primitives=SOFTMAX_PRIMITIVES,
     ),
     Operator(
         "log_softmax",
@@ -596,10 +750,47 @@ OPERATORS = (
         cases=CROSS_ENTROPY_CASES,
         primitives=CROSS_ENTROPY_PRIMITIVES,
     ),
+    Operator(
+        "masked_softmax",
+        softmax_ext.masked_softmax,
+        torch_masked_softmax,
+        has_temperature=True,
+        takes_scalars=True,
+        along_last=lambda logits: (logits, some_columns(logits), -1),
+        cases=MASKED_CASES,
+        primitives=MASKED_PRIMITIVES,
+        primitive_arguments=lambda logits, temperature: (
+            *(logits, some_columns(logits), temperature, 1, 1.0),
+            *(None, False, False),
+        ),
+    ),
+    Operator(
+        "causal_softmax",
+        softmax_ext.causal_softmax,
+        torch_causal_softmax,
+        has_temperature=True,
+        takes_scalars=False,
+        # One row is the scores of one query.
+        along_last=lambda logits: (torch.atleast_2d(logits),),
+        cases=CAUSAL_CASES,
+        primitives=CAUSAL_PRIMITIVES,
+        primitive_arguments=lambda logits, temperature: (logits, None, temperature, 1, 1.0, None, True, True),
+    ),
+    Operator(
+        "entropy",
+        softmax_ext.entropy,
+        torch_entropy,
+        has_temperature=True,
+        takes_scalars=True,
+        along_last=lambda logits: (logits, -1),
+        cases=ENTROPY_CASES,
+        primitives=ENTROPY_PRIMITIVES,
+        primitive_arguments=lambda logits, temperature: (logits, temperature, 1, 1.0),
+    ),
 )
 
 CASES = [Case(operator, *case) for operator in OPERATORS for case in operator.cases]
-PRIMITIVE_CASES = [case for operator in OPERATORS for case in operator.primitives]
+PRIMITIVE_CASES = list(dict.fromkeys(case for operator in OPERATORS for case in operator.primitives))
 
 # What writes to an argument: test_out.py and test_gradient_ways.py.
 WITH_OUTPUT = [

@@ -295,9 +295,10 @@ def test_a_number_of_rows_known_from_the_data_alone_compiles(operator):
         """Of the rows that a mask keeps."""
         if with_target:
             return lambda x, mask, target: function(x[mask], target[mask], reduction="none")
-        return lambda x, mask, target: function(x[mask], 1)
+        return lambda x, mask, target: function(x[mask])
 
-    ours, reference = of(operator.function), of(operator.torch_function)
+    functions = (operator.function, operator.torch_function) if with_target else (operator.ours, operator.reference)
+    ours, reference = (of(function) for function in functions)
     x, target = random_logits((6, 4)), torch.tensor([0, 3, 2, 1, -100, 0])
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         function = compiled(ours)
@@ -316,7 +317,7 @@ def test_unbacked_sizes_compile_to_one_graph(operator):
     def function(x, other):
         if with_target:
             return softmax_ext.cross_entropy(x, other, reduction="none")
-        return operator.function(x, 1, temperature=other)
+        return operator.ours(x, other)
 
     call = compiled(function)
     for rows in (6, 3, 1):  # 1 as well: no graph is made for sizes of 0 and 1 alone

@@ -365,3 +365,118 @@ def test_a_temperature_of_minus_0_is_0(name):
     of_number = getattr(softmax_ext, name)(x, 0, temperature=-0.0)
     assert torch.equal(of_number, getattr(softmax_ext, name)(x, 0, temperature=0.0))
     assert torch.equal(of_number, getattr(softmax_ext, name)(x, 0, temperature=torch.tensor(-0.0)))
+
+
+# entropy, masked_softmax, causal_softmax
+
+M = torch.tensor([True, False, True])
+
+
+@pytest.mark.parametrize("base", [0.0, 1.0, -2.0, float("inf"), float("nan")])
+def test_a_base_that_no_logarithm_has(base):
+    message = f"entropy: expected a base of logarithms, above 0 and not 1, got {base:g}"
+    raises(ValueError, message, lambda: softmax_ext.entropy(X, 1, base=base))
+
+
+def test_arguments_of_entropy_that_are_none():
+    raises(IndexError, "entropy: expected dim in [-2, 1] for a 2-d tensor, got 2", lambda: softmax_ext.entropy(X, 2))
+    raises(
+        IndexError,
+        "entropy: expected dim in [-1, 0] for a 1-d tensor, got 1",
+        lambda: torch.vmap(lambda x: softmax_ext.entropy(x, 1))(X),
+    )
+    raises(
+        NotImplementedError,
+        "entropy: expected input of dtype float64, float32, bfloat16 or float16, got Long",
+        lambda: softmax_ext.entropy(X.long(), 1),
+    )
+    raises(
+        ValueError,
+        "entropy: expected a temperature >= 0, got -1",
+        lambda: softmax_ext.entropy(X, 1, temperature=-1),
+    )
+    raises(
+        ValueError,
+        "entropy: expected a temperature that broadcasts against the input of shape [2, 3] with size 1 in dim 1, got "
+        "shape [3]",
+        lambda: softmax_ext.entropy(X, 1, temperature=torch.ones(3)),
+    )
+    raises(
+        RuntimeError,
+        "entropy: expected a real temperature, got dtype ComplexFloat",
+        lambda: softmax_ext.entropy(X, 1, temperature=torch.ones((), dtype=torch.complex64)),
+    )
+    raises(
+        RuntimeError,
+        "entropy_backward: expected grad of shape [2, 1] for input [2, 3], got [2]",
+        lambda: torch.ops.softmax_ext._entropy_backward(torch.ones(2), X, None, 1, 1.0),
+    )
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 3), (1, 2, 3), (4, 1)])
+def test_a_mask_that_does_not_broadcast(shape):
+    message = (
+        f"masked_softmax: expected a mask that broadcasts against the input of shape [2, 3], got shape {list(shape)}"
+    )
+    raises(ValueError, message, lambda: softmax_ext.masked_softmax(X, torch.ones(shape, dtype=torch.bool), 1))
+
+
+@pytest.mark.parametrize(("dtype", "word"), [(torch.float32, "Float"), (torch.uint8, "Byte"), (torch.int64, "Long")])
+def test_a_mask_that_is_not_bool(dtype, word):
+    message = f"masked_softmax: expected a mask of dtype bool, got {word}"
+    raises(RuntimeError, message, lambda: softmax_ext.masked_softmax(X, M.to(dtype), 1))
+
+
+def test_arguments_of_masked_softmax_that_are_none():
+    raises(
+        RuntimeError,
+        f"masked_softmax: expected mask on the input's device {X.device}, got meta",
+        lambda: softmax_ext.masked_softmax(X, M.to("meta"), 1),
+    )
+    raises(
+        IndexError,
+        "masked_softmax: expected dim in [-2, 1] for a 2-d tensor, got 2",
+        lambda: softmax_ext.masked_softmax(X, M, 2),
+    )
+    raises(
+        IndexError,
+        "masked_softmax: expected dim in [-1, 0] for a 1-d tensor, got 1",
+        lambda: torch.vmap(lambda x: softmax_ext.masked_softmax(x, M, 1))(X),
+    )
+    raises(
+        NotImplementedError,
+        "masked_softmax: expected input of dtype float64, float32, bfloat16 or float16, got Long",
+        lambda: softmax_ext.masked_softmax(X.long(), M, 1),
+    )
+    raises(
+        ValueError,
+        "masked_softmax: expected empty 'nan' or 'zero', got 'one'",
+        lambda: softmax_ext.masked_softmax(X, M, 1, empty="one"),
+    )
+    raises(
+        ValueError,
+        "masked_softmax: expected a temperature >= 0, got -1",
+        lambda: softmax_ext.masked_softmax(X, M, 1, temperature=-1.0),
+    )
+
+
+def test_arguments_of_causal_softmax_that_are_none():
+    message = "causal_softmax: expected scores of shape [..., queries, keys], got "
+    raises(RuntimeError, message + "[3]", lambda: softmax_ext.causal_softmax(X[0]))
+    raises(RuntimeError, message + "[]", lambda: softmax_ext.causal_softmax(torch.tensor(1.0)))
+    raises(RuntimeError, message + "a 1-d tensor", lambda: torch.vmap(softmax_ext.causal_softmax)(X))
+    raises(
+        ValueError,
+        "causal_softmax: expected empty 'nan' or 'zero', got 'none'",
+        lambda: softmax_ext.causal_softmax(X, empty="none"),
+    )
+    raises(
+        ValueError,
+        "causal_softmax: expected a temperature >= 0, got -1",
+        lambda: softmax_ext.causal_softmax(X, temperature=-1.0),
+    )
+    raises(
+        RuntimeError,
+        "causal_softmax: expected the last dim, got 0",
+        lambda: torch.ops.softmax_ext._masked_softmax(X, None, None, 0, 1.0, None, True, True),
+    )

@@ -251,10 +251,13 @@ BACKWARD_IN_DIMS = [(0, None), (None, 0), (0, 0), (1, 0), (-1, 1)]
 
 @pytest.mark.parametrize("in_dims", BACKWARD_IN_DIMS)
 @pytest.mark.parametrize("temperature_in_dim", [None, 0, 1])
-@pytest.mark.parametrize("name", ["_softmax_backward", "_log_softmax_backward", "_logsumexp_backward"])
+@pytest.mark.parametrize(
+    "name", ["_softmax_backward", "_log_softmax_backward", "_logsumexp_backward", "_entropy_backward"]
+)
 def test_backward_primitives_take_any_mix_of_batched_arguments(name, in_dims, temperature_in_dim):
     samples = 4
-    row = () if name == "_logsumexp_backward" else (3,)
+    of_rows = name in ("_logsumexp_backward", "_entropy_backward")
+    row = () if of_rows else (3,)
     shapes = ((2, *(row or (1,))), (2, 3), (2, 1))
     all_dims = (*in_dims, temperature_in_dim)
 
@@ -265,7 +268,7 @@ def test_backward_primitives_take_any_mix_of_batched_arguments(name, in_dims, te
         return (*shape[:at], samples, *shape[at:])
 
     tensors = [random_temperature(batched(shape, d)) for shape, d in zip(shapes, all_dims, strict=True)]
-    float64 = () if name == "_logsumexp_backward" else (7,)
+    float64 = () if of_rows else (7,)
 
     def call(grad, other, temperature):
         return getattr(ops, name)(grad, other, temperature, 1, 1.0, *float64)
@@ -276,6 +279,23 @@ def test_backward_primitives_take_any_mix_of_batched_arguments(name, in_dims, te
         for i in range(samples)
     ]
     torch.testing.assert_close(actual, torch.stack(expected), **CLOSE)
+
+
+@pytest.mark.parametrize("in_dims", [(0, None), (None, 0), (1, 0), (-1, -1)])
+def test_vmap_over_logits_and_mask_agrees_with_one_sample_at_a_time(in_dims):
+    samples = 4
+    x, mask = (
+        torch.movedim(tensor, 0, d) if d is not None else tensor[0]
+        for tensor, d in zip((random_logits((samples, 3, 5)), torch.rand(samples, 3, 5) < 0.6), in_dims, strict=True)
+    )
+
+    def function(x, mask):
+        return softmax_ext.masked_softmax(x, mask, 1, empty="zero")
+
+    actual = vmap(function, in_dims=in_dims)(x, mask)
+    for i in range(samples):
+        sample = (tensor if d is None else tensor.select(d, i) for tensor, d in zip((x, mask), in_dims, strict=True))
+        torch.testing.assert_close(actual[i], function(*sample), **CLOSE)
 
 
 @pytest.mark.parametrize("batched", range(1, 8))

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from backend import lengths_at_bounds
+from operators import some_columns, torch_entropy, torch_masked_softmax
 
 import softmax_ext
 
@@ -12,9 +13,20 @@ PAIRS = {
     "softmax": (softmax_ext.softmax, torch.softmax),
     "log_softmax": (softmax_ext.log_softmax, torch.log_softmax),
     "logsumexp": (softmax_ext.logsumexp, torch.logsumexp),
+    "entropy": (softmax_ext.entropy, torch_entropy),
+    "masked_softmax": (
+        lambda x, dim: softmax_ext.masked_softmax(x, kept(x), dim),
+        lambda x, dim: torch_masked_softmax(x, kept(x), dim),
+    ),
 }
 # Beyond the longest row that a cluster keeps, in any dtype.
 LONGEST = 140_000
+
+
+def kept(x):
+    """A mask that keeps something of every row."""
+    return some_columns(x)
+
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -48,7 +60,7 @@ def test_values_and_gradients(name, dtype):
         g = g.to(dtype).double()
         # What cancels in a gradient is as large as its largest term.
         scale = None
-        if name == "softmax":
+        if name in ("softmax", "masked_softmax"):
             scale = (g * rounded).abs().amax(1, keepdim=True)
             wanted = rounded * (g - (g * rounded).sum(1, keepdim=True))
         elif name == "log_softmax":

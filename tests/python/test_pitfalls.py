@@ -33,6 +33,8 @@ OPERATORS = {
     "log_softmax": lambda x, target: softmax_ext.log_softmax(x, 1),
     "logsumexp": lambda x, target: softmax_ext.logsumexp(x, 1),
     "cross_entropy": lambda x, target: softmax_ext.cross_entropy(x, target, reduction="none"),
+    "entropy": lambda x, target: softmax_ext.entropy(x, 1),
+    "masked_softmax": lambda x, target: softmax_ext.masked_softmax(x, target.unsqueeze(1) >= 0, 1),
 }
 RESULTS = [result for name in OPERATORS for result in (name, f"gradient of {name}")]
 

@@ -370,3 +370,19 @@ def test_strides_are_followed_without_a_copy(name):
             with torch.profiler.profile() as profile:
                 f(x, dim)
             assert not {event.key for event in profile.key_averages()} & {"aten::clone", "aten::copy_"}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_logsumexp_of_a_row_of_minus_infinity_has_gradient_0_at_every_length(dtype, dim):
+    for length in LENGTHS:
+        x = torch.randn(3, length).to(dtype)
+        x[1] = -INF
+        x = x if dim == 1 else x.t().contiguous()
+        x.requires_grad_()
+        value = softmax_ext.logsumexp(x, dim)
+        (gradient,) = torch.autograd.grad(value, x, torch.tensor([1, 3, 1]).to(dtype))
+        gradient = gradient if dim == 1 else gradient.t()
+        assert value[1] == -INF
+        assert not gradient[1].any()
+        assert gradient[::2].ne(0).any(1).all()

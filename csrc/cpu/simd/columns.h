@@ -19,18 +19,20 @@ struct ColumnTile {
   using Scalar = LaneOf<std::remove_const_t<T>>;
   using L = Lanes<Scalar>;
 
-  T* data;
+  Pointer<T> data;
   int64_t stride;
   int in_last;
 
   SOFTMAX_EXT_INLINE bool is_whole(int v) const { return v + 1 < vectors || in_last == L::kCount; }
-  SOFTMAX_EXT_INLINE T* at(int64_t j, int v) const { return data + j * stride + v * L::kCount; }
+  SOFTMAX_EXT_INLINE Pointer<T> at(int64_t j, int v) const {
+    return row_at(data, j, stride) + v * L::kCount;
+  }
   SOFTMAX_EXT_INLINE L load(int64_t j, int v, Scalar padding = 0) const {
-    const T* const from = at(j, v);
+    const auto from = at(j, v);
     return is_whole(v) ? SOFTMAX_EXT_LEVEL::load(from) : load_some(from, in_last, L(padding));
   }
   SOFTMAX_EXT_INLINE void store(int64_t j, int v, L lanes) const {
-    T* const to = at(j, v);
+    const auto to = at(j, v);
     if (is_whole(v))
       SOFTMAX_EXT_LEVEL::store(to, lanes);
     else
@@ -77,10 +79,10 @@ SOFTMAX_EXT_INLINE void column_maxima(
                           SOFTMAX_EXT_INLINE_LAMBDA { max[v] = larger(x.load(j, v), max[v]); });
 }
 
-// Adds Σ term(j, v) of each column: in blocks, added up in double.
-template <int vectors, typename Scalar, typename Term>
+// Adds Σ term(j, v) of each column: in blocks, added up in double. after_block() follows each.
+template <int vectors, typename Scalar, typename Term, typename AfterBlock>
 SOFTMAX_EXT_INLINE void add_column_sums(
-    int64_t length, Total<Scalar> (&total)[vectors], Term term) {
+    int64_t length, Total<Scalar> (&total)[vectors], Term term, AfterBlock after_block) {
   constexpr int64_t kColumnBlock = 32;
   using L = Lanes<Scalar>;
   for (int64_t begin = 0; begin < length; begin += kColumnBlock) {
@@ -90,45 +92,59 @@ SOFTMAX_EXT_INLINE void add_column_sums(
     for (int64_t j = begin; j < end; ++j)
       unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { sum[v] += term(j, v); });
     unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { total[v].add(sum[v]); });
+    after_block();
   }
 }
 
 template <int vectors, typename Scalar, typename Term>
 SOFTMAX_EXT_INLINE void column_sums(int64_t length, Total<Scalar> (&total)[vectors], Term term) {
   for (auto& lanes : total) lanes = Total<Scalar>(0.0);
-  add_column_sums(length, total, term);
+  add_column_sums(length, total, term, [] SOFTMAX_EXT_INLINE_LAMBDA {});
 }
 
 // The summaries without the maxima's own 1, of whole columns.
-template <int vectors, typename T>
+template <int vectors, typename T, Sum kind = Sum::but_maxima>
 struct ColumnSummaries {
   using Scalar = LaneOf<T>;
   using L = Lanes<Scalar>;
 
   L max[vectors];
   Total<Scalar> rest[vectors];
+  Total<Scalar> distances[vectors];  // only Sum::with_distances
 
   SOFTMAX_EXT_INLINE ColumnSummaries(
       const ColumnTile<const T, vectors>& x, int64_t length, const L (&scale)[vectors]) {
     column_maxima(x, length, max);
-    L base[vectors], one[vectors], maxima[vectors];
+    L base[vectors], one[vectors], maxima[vectors], distance[vectors];
     Total<Scalar> counted[vectors];  // apart: beside −1, small terms would lose digits
     unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA {
       base[v] = finite_base(max[v]);
       const auto is_empty = max[v] == L(-kInfinity<Scalar>);
       one[v] = select(is_empty, L(Scalar(0)), L(Scalar(1)));
-      rest[v] = Total<Scalar>(0.0);
+      rest[v] = distances[v] = Total<Scalar>(0.0);
+      distance[v] = L(Scalar(0));
       counted[v] = Total<Scalar>(-1.0);
     });
     constexpr int64_t kAtOnce = int64_t{1} << 20;  // a float counts no further than 2^24
     for (int64_t begin = 0; begin < length; begin += kAtOnce) {
       for (L& lanes : maxima) lanes = L(Scalar(0));
       const int64_t size = length - begin < kAtOnce ? length - begin : kAtOnce;
-      add_column_sums(size, rest, [&](int64_t j, int v) SOFTMAX_EXT_INLINE_LAMBDA {
+      const auto term_at = [&](int64_t j, int v) SOFTMAX_EXT_INLINE_LAMBDA {
         const L logit = x.load(begin + j, v);
         const auto is_max = logit == max[v];
         maxima[v] += select(is_max, one[v], L(Scalar(0)));
-        return select(is_max, L(Scalar(0)), exponential((logit - base[v]) * scale[v]));
+        const L exponent = (logit - base[v]) * scale[v];
+        const L term = exponential(exponent);
+        if constexpr (kind == Sum::with_distances)
+          distance[v] = add_distance(distance[v], exponent, term);
+        return select(is_max, L(Scalar(0)), term);
+      };
+      add_column_sums(size, rest, term_at, [&] SOFTMAX_EXT_INLINE_LAMBDA {
+        if constexpr (kind == Sum::with_distances)
+          unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA {
+            distances[v].add(distance[v]);
+            distance[v] = L(Scalar(0));
+          });
       });
       unrolled<vectors>([&](auto v) SOFTMAX_EXT_INLINE_LAMBDA { counted[v].add(maxima[v]); });
     }
@@ -139,6 +155,9 @@ struct ColumnSummaries {
       return logarithm_of_1_plus(rest[v].vectors[0]);
     else
       return join(logarithm_of_1_plus(rest[v].vectors[0]), logarithm_of_1_plus(rest[v].vectors[1]));
+  }
+  SOFTMAX_EXT_INLINE L mean_distance(int v) const {
+    return distances[v].rounded() / (L(Scalar(1)) + rest[v].rounded());
   }
 };
 
@@ -194,11 +213,11 @@ struct Transposed {
   alignas(
       kVectorBytes) Scalar elements[kShort<Scalar> * kRows];  // element j of row r at j · kRows + r
 
-  template <typename T>
-  SOFTMAX_EXT_INLINE void read(const T* from, int64_t stride, int count, int length) {
+  template <typename From>
+  SOFTMAX_EXT_INLINE void read(From from, int64_t stride, int count, int length) {
     int first = 0;
     if constexpr (kCanChoose) {
-      if (stride == length && count >= L::kCount) {
+      if (is_one_piece(from, stride, length) && count >= L::kCount) {
         prepare(length, /*is_inverse=*/false);
         for (; first + L::kCount <= count; first += L::kCount) {
           L vectors[kShort<Scalar>];
@@ -210,7 +229,7 @@ struct Transposed {
       }
     }
     for (int r = first; r < count; ++r) {
-      store(row_, load_some(from + r * stride, length, L(Scalar(0))));
+      store(row_, load_some(row_at(from, r, stride), length, L(Scalar(0))));
       for (int j = 0; j < length; ++j) elements[j * kRows + r] = row_[j];
     }
   }
@@ -263,7 +282,7 @@ SOFTMAX_EXT_INLINE void as_columns(const Logits<In, Out>& logits, Columns column
   const int length = static_cast<int>(logits.length);
   Transposed<Scalar> input, output;
   for_each_block<Scalar>(logits.count, [&](int64_t first, int count) {
-    input.read(logits.in + first * logits.in_stride, logits.in_stride, count, length);
+    input.read(row_at(logits.in, first, logits.in_stride), logits.in_stride, count, length);
     columns(Logits<Scalar, Scalar>{
         input.elements,
         input.kRows,

@@ -11,7 +11,7 @@ namespace {
 template <typename In>
 void reduce(const Reduction<In>& logits, LaneOf<In>* terms, int64_t stride) {
   using L = Lanes<LaneOf<In>>;
-  reduce_long_rows(
+  reduce_long_rows<Sum::but_maxima>(
       logits.in,
       logits.in_stride,
       logits.count,
@@ -19,15 +19,15 @@ void reduce(const Reduction<In>& logits, LaneOf<In>* terms, int64_t stride) {
       logits.scale,
       [&](int64_t row, int64_t at, int some, L term)
           SOFTMAX_EXT_INLINE_LAMBDA { store_lanes(terms + row * stride + at, some, term); },
-      [&](int64_t first, int count, L max, L log_sum) SOFTMAX_EXT_INLINE_LAMBDA {
-        store_lanes(logits.max + first, count, max);
-        store_lanes(logits.log_sum + first, count, log_sum);
+      [&](int64_t first, int count, const RowSums<L>& sums) SOFTMAX_EXT_INLINE_LAMBDA {
+        store_lanes(logits.max + first, count, sums.max);
+        store_lanes(logits.log_sum + first, count, sums.log_sum);
       });
 }
 
 template <typename In>
 Summary<In> summarize(const In* x, LaneOf<In>* terms, int64_t count) {
-  return row_summary(
+  return row_summary<Sum::but_maxima>(
       x,
       count,
       LaneOf<In>(1),

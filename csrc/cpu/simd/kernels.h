@@ -12,6 +12,7 @@
 
 #include "csrc/cpu/simd/element.h"
 #include "csrc/numerics/cross_entropy.h"
+#include "csrc/numerics/entropy.h"
 #include "csrc/numerics/logit_moments.h"
 
 namespace softmax_ext::simd {
@@ -43,7 +44,7 @@ struct RowValues {
 // Rows or columns of logits that become as many of an output.
 template <typename In, typename Out>
 struct Logits {
-  const In* in;
+  Pointer<const In> in;
   int64_t in_stride;
   Out* out;
   int64_t out_stride;
@@ -51,7 +52,7 @@ struct Logits {
   int64_t length;
   RowValues<LaneOf<In>> scale;  // 1/T, positive and finite
   LaneOf<In>* scratch;         // room for the terms of a row, or of kColumns of at most kKeptLength
-  RowValues<LaneOf<In>> grad;  // only logsumexp_backward: that of each row's result
+  RowValues<LaneOf<In>> grad;  // only backwards of a reduction: that of each row's result
 };
 
 template <typename In, typename Out>
@@ -60,6 +61,14 @@ struct SoftmaxKernels {
   void (*columns)(const Logits<In, Out>&);
   Summary<In> (*summarize)(const In* x, LaneOf<In>* terms, int64_t count, LaneOf<In> scale);
   void (*finish)(const LaneOf<In>* terms, Out* y, int64_t count, LaneOf<In> factor);
+};
+
+// What is left of longer rows is SoftmaxKernels' to do.
+template <typename In, typename Out>
+struct MaskedSoftmaxKernels {
+  void (*rows)(const Logits<Masked<In>, Out>&);
+  void (*columns)(const Logits<Masked<In>, Out>&);
+  Summary<In> (*summarize)(MaskedPointer<In> x, LaneOf<In>* terms, int64_t count, LaneOf<In> scale);
 };
 
 template <typename In, typename Out>
@@ -80,13 +89,38 @@ struct Reduction {
   RowValues<LaneOf<In>> scale;
   LaneOf<In>* max;
   LaneOf<In>* log_sum;
+  LaneOf<In>* mean_distance = nullptr;  // only EntropyKernels: Σ p · D
 };
 
 template <typename In>
 struct ReductionKernels {
+  using Summary = simd::Summary<In>;
+
   void (*rows)(const Reduction<In>&);
   void (*columns)(const Reduction<In>&);
-  Summary<In> (*summarize)(const In* x, int64_t count, LaneOf<In> scale);
+  Summary (*summarize)(const In* x, int64_t count, LaneOf<In> scale);
+};
+
+template <typename In>
+struct EntropyKernels {
+  using Summary = EntropySummary<LaneOf<In>, double>;
+
+  void (*rows)(const Reduction<In>&);
+  void (*columns)(const Reduction<In>&);
+  Summary (*summarize)(const In* x, int64_t count, LaneOf<In> scale);
+};
+
+template <typename In>
+struct EntropyBackwardKernels {
+  void (*rows)(const Logits<In, In>&);
+  void (*columns)(const Logits<In, In>&);
+  // Of a row whose constants are known: exp(−D) · (D − mean_distance) · factor.
+  void (*finish)(
+      const In* x,
+      In* y,
+      int64_t count,
+      LaneOf<In> scale,
+      const typename EntropyBackward<LaneOf<In>>::Constants& row);
 };
 
 // Longer rows are SoftmaxKernels' to do, with other constants, and but for those with a +inf.
@@ -276,6 +310,9 @@ struct Kernels {
   const ByType<WeightedLossKernels>* weighted_loss;
   const ByType<MomentsKernels>* moments;
   const ByType<SamplingKernels>* sampling;
+  const ByType<EntropyKernels>* entropy;
+  const ByType<EntropyBackwardKernels>* entropy_backward;
+  const ByTypes<MaskedSoftmaxKernels>* masked_softmax;
 };
 
 // The objects of one instruction set.
@@ -291,6 +328,9 @@ struct Kernels {
   extern const ByType<WeightedLossKernels> weighted_loss_table;           \
   extern const ByType<MomentsKernels> moments_table;                      \
   extern const ByType<SamplingKernels> sampling_table;                    \
+  extern const ByType<EntropyKernels> entropy_table;                      \
+  extern const ByType<EntropyBackwardKernels> entropy_backward_table;     \
+  extern const ByTypes<MaskedSoftmaxKernels> masked_softmax_table;        \
   }
 
 SOFTMAX_EXT_TABLES(portable)

@@ -141,24 +141,6 @@ SOFTMAX_EXT_INLINE Lanes<T> smaller(Lanes<T> a, Lanes<T> b) {
   return -larger(-a, -b);
 }
 
-// Whether any lane of a is less than that of b.
-template <typename T>
-SOFTMAX_EXT_INLINE bool any_less(Lanes<T> a, Lanes<T> b) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    return _mm512_cmp_ps_mask((__m512)a.native, (__m512)b.native, _CMP_LT_OQ) != 0;
-  else
-    return _mm512_cmp_pd_mask((__m512d)a.native, (__m512d)b.native, _CMP_LT_OQ) != 0;
-#elif defined(__AVX2__)
-  return _mm256_movemask_epi8((__m256i)(a < b)) != 0;
-#else
-  const auto is_less = a < b;
-  bool is_any = false;
-  for (int i = 0; i < Lanes<T>::kCount; ++i) is_any |= is_less[i] != 0;
-  return is_any;
-#endif
-}
-
 // sum += x in the lanes where a = b, or where it is not.
 template <typename T>
 SOFTMAX_EXT_INLINE void add_if_equal(Lanes<T>& sum, Lanes<T> x, Lanes<T> a, Lanes<T> b) {
@@ -298,6 +280,20 @@ SOFTMAX_EXT_INLINE void store(T* to, Lanes<LaneOf<T>> lanes) {
   memcpy(to, &vector, sizeof vector);
 }
 
+// Row `row` of those that are `stride` apart, and whether they are one piece of memory.
+template <typename T>
+SOFTMAX_EXT_INLINE T* row_at(T* first, int64_t row, int64_t stride) {
+  return first + row * stride;
+}
+template <typename T>
+SOFTMAX_EXT_INLINE bool is_one_piece(const T*, int64_t stride, int64_t length) {
+  return stride == length;
+}
+template <typename T>
+SOFTMAX_EXT_INLINE void prefetch(const T* from) {
+  __builtin_prefetch(from);
+}
+
 // Two vectors of adjacent elements at a time, in an order that is the element type's own: bf16 come as
 // those of even and of odd index, without a shuffle. For what is done to each lane alone.
 template <typename T>
@@ -327,8 +323,10 @@ SOFTMAX_EXT_INLINE void store_pair(BFloat16* to, LanePair<BFloat16> pair) {
   memcpy(to, &both, sizeof both);
 }
 // Whether the two come in one order, so that what was made of one type can be stored as the other.
+template <typename T>
+inline constexpr bool kComesEvenAndOdd = __is_same(typename StoredElement<T>::Type, BFloat16);
 template <typename A, typename B>
-inline constexpr bool kPairsAlike = __is_same(A, BFloat16) == __is_same(B, BFloat16);
+inline constexpr bool kPairsAlike = kComesEvenAndOdd<A> == kComesEvenAndOdd<B>;
 
 template <typename T>
 SOFTMAX_EXT_INLINE void copy_element(void* to, int to_index, const void* from, int from_index) {

@@ -56,15 +56,15 @@ void rows(const Logits<In, Out>& logits) {
     with_vectors_of<Scalar>(logits.length, [&]<int vectors>(int in_last) SOFTMAX_EXT_INLINE_LAMBDA {
       const ColumnTile<const In, vectors> x{logits.in, logits.in_stride, in_last};
       const ColumnTile<Out, vectors> y{logits.out, logits.out_stride, in_last};
-      reduce_short_rows<vectors>(
+      reduce_short_rows<Sum::but_maxima, vectors>(
           logits.in,
           logits.in_stride,
           logits.count,
           in_last,
           logits.scale,
           seen,
-          [&](int64_t first, int count, L max, L log_sum) SOFTMAX_EXT_INLINE_LAMBDA {
-            const BatchValues<L> peak(max), log_sums(defined_log_sum(max, log_sum));
+          [&](int64_t first, int count, const RowSums<L>& sums) SOFTMAX_EXT_INLINE_LAMBDA {
+            const BatchValues<L> peak(sums.max), log_sums(defined_log_sum(sums.max, sums.log_sum));
             for (int r = 0; r < count; ++r) {
               const LogSoftmaxForward<L> op{{L(logits.scale[first + r])}};
               map_row(
@@ -79,22 +79,22 @@ void rows(const Logits<In, Out>& logits) {
     });
     return;
   }
-  reduce_long_rows(
+  reduce_long_rows<Sum::but_maxima>(
       logits.in,
       logits.in_stride,
       logits.count,
       logits.length,
       logits.scale,
       seen,
-      [&](int64_t first, int count, L max, L log_sum) SOFTMAX_EXT_INLINE_LAMBDA {
-        const L defined = defined_log_sum(max, log_sum);
+      [&](int64_t first, int count, const RowSums<L>& sums) SOFTMAX_EXT_INLINE_LAMBDA {
+        const L defined = defined_log_sum(sums.max, sums.log_sum);
         for (int r = 0; r < count; ++r) {
           const int64_t row = first + r;
           finish(
               logits.in + row * logits.in_stride,
               logits.out + row * logits.out_stride,
               logits.length,
-              max[r],
+              sums.max[r],
               logits.scale[row],
               defined[r]);
         }

@@ -199,15 +199,23 @@ SOFTMAX_EXT_INLINE L defined_log_sum(L max, L log_sum) {
 
 // seen(offset, count, terms) is called for each vector that was summed, those of a pair in the order of
 // load_pair.
-template <typename T, typename Seen>
-SOFTMAX_EXT_INLINE SoftmaxSummary<LaneOf<T>, double> row_summary(
+template <Sum kind, typename T, typename Seen>
+SOFTMAX_EXT_INLINE SummaryOf<kind, T> row_summary(
     const T* x, int64_t length, LaneOf<T> scale, const T* next, Seen seen) {
-  return span_summary<Sum::but_maxima, true>(x, length, scale, next, seen);
+  return span_summary<kind, true>(x, length, scale, next, seen);
 }
 
-// The maxima and log-sums of rows of at most kBatchLength elements, as reduce_long_rows below, but
-// seen(row, offset) tells of what will be read.
-template <int vectors, typename T, typename Seen, typename Body>
+// What is known of as many rows as a vector has lanes.
+template <typename L>
+struct RowSums {
+  L max;
+  L log_sum;
+  L mean_distance;  // only Sum::with_distances
+};
+
+// The sums of rows of at most kBatchLength elements, as reduce_long_rows below, but seen(row, offset)
+// tells of what will be read.
+template <Sum kind, int vectors, typename T, typename Seen, typename Body>
 SOFTMAX_EXT_INLINE void reduce_short_rows(
     const T* in,
     int64_t stride,
@@ -222,28 +230,35 @@ SOFTMAX_EXT_INLINE void reduce_short_rows(
     const ColumnTile<const T, vectors> x{in + first * stride, stride, in_last};
     const L max = batch_maxima(x, rows);
     const BatchValues<L> peak(max), base(finite_base(max)), factor(lanes_of(scale, first, rows));
-    BatchVectors<L> sums(rows), maxima(rows);
+    BatchVectors<L> sums(rows), maxima(rows), distances(rows);
     for (int r = 0; r < rows; ++r) {
-      L sum(Scalar(0)), maxima_of_row(Scalar(0));
+      L sum(Scalar(0)), maxima_of_row(Scalar(0)), distance(Scalar(0));
       visit_row<kComesInPairs<T>>(
           x, r, -kInfinity<Scalar>, [&](auto v, L logits) SOFTMAX_EXT_INLINE_LAMBDA {
             __builtin_prefetch(x.at(r + L::kCount, v));
             seen(first + r + L::kCount, v * L::kCount);
-            const L term = exponential((logits - base[r]) * factor[r]);
+            const L exponent = (logits - base[r]) * factor[r];
+            const L term = exponential(exponent);
+            if constexpr (kind == Sum::with_distances)
+              distance = add_distance(distance, exponent, term);
             add_if_equal(maxima_of_row, L(Scalar(1)), logits, peak[r]);
             add_unless_equal(sum, term, logits, peak[r]);
           });
       sums.of_row[r] = sum;
       maxima.of_row[r] = maxima_of_row;
+      distances.of_row[r] = distance;
     }
     const auto summary = OverLogits<L, L>::summary_of(max, sums.sums(), maxima.sums());
-    body(first, rows, max, logarithm_of_1_plus(summary.rest));
+    RowSums<L> of_rows{max, logarithm_of_1_plus(summary.rest), max};
+    if constexpr (kind == Sum::with_distances)
+      of_rows.mean_distance = distances.sums() / summary.sum();
+    body(first, rows, of_rows);
   });
 }
 
-// The maxima and log-sums of rows: body(first row, rows, maxima, log-sums) for each batch, and
-// before it seen(row, offset, count, terms) for each vector of its rows.
-template <typename T, typename Seen, typename Body>
+// The sums of rows: body(first row, rows, RowSums) for each batch, and before it
+// seen(row, offset, count, terms) for each vector of its rows.
+template <Sum kind, typename T, typename Seen, typename Body>
 SOFTMAX_EXT_INLINE void reduce_long_rows(
     const T* in,
     int64_t stride,
@@ -255,11 +270,11 @@ SOFTMAX_EXT_INLINE void reduce_long_rows(
   using Scalar = LaneOf<T>;
   using L = Lanes<Scalar>;
   for_each_batch<Scalar>(count, [&](int64_t first, int rows) SOFTMAX_EXT_INLINE_LAMBDA {
-    Scalar max[L::kCount] = {};
+    Scalar max[L::kCount] = {}, mean_distance[L::kCount] = {};
     double rest[L::kCount] = {};
     for (int r = 0; r < rows; ++r) {
       const int64_t row = first + r;
-      const auto summary = row_summary(
+      const auto summary = row_summary<kind>(
           in + row * stride,
           length,
           scale[row],
@@ -268,8 +283,10 @@ SOFTMAX_EXT_INLINE void reduce_long_rows(
               SOFTMAX_EXT_INLINE_LAMBDA { seen(row, at, some, term); });
       max[r] = summary.max;
       rest[r] = summary.rest;
+      if constexpr (kind == Sum::with_distances)
+        mean_distance[r] = static_cast<Scalar>(summary.mean_distance());
     }
-    body(first, rows, load(max), log_sums<Scalar>(rest));
+    body(first, rows, RowSums<L>{load(max), log_sums<Scalar>(rest), load(mean_distance)});
   });
 }
 

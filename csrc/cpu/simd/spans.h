@@ -2,7 +2,7 @@
 // Loops over contiguous elements. What sums they make depends on the number of elements alone.
 
 #include "csrc/cpu/simd/elementary.h"
-#include "csrc/numerics/row_operators.h"
+#include "csrc/numerics/entropy.h"
 
 namespace softmax_ext::simd::SOFTMAX_EXT_LEVEL {
 
@@ -24,8 +24,8 @@ SOFTMAX_EXT_INLINE void for_each_vector(
 }
 
 // −inf for no elements; NaN is skipped.
-template <typename T>
-SOFTMAX_EXT_INLINE LaneOf<T> span_maximum(const T* x, int64_t count) {
+template <typename From, typename T = Pointee<From>>
+SOFTMAX_EXT_INLINE LaneOf<T> span_maximum(From x, int64_t count) {
   using L = Lanes<LaneOf<T>>;
   const L lowest(-kInfinity<LaneOf<T>>);
   L max[kUnroll] = {lowest, lowest, lowest, lowest};
@@ -51,9 +51,28 @@ SOFTMAX_EXT_INLINE L finite_base(L max) {
 }
 
 enum class Sum {
-  all_terms,   // Σ exp((x − max) · scale)
-  but_maxima,  // the same without the maxima's own 1; they are counted
+  all_terms,       // Σ exp((x − max) · scale)
+  but_maxima,      // the same without the maxima's own 1; they are counted
+  with_distances,  // and Σ exp(−D) · D, D = (max − x) · scale
 };
+
+template <Sum kind, typename Scalar>
+struct OperatorOfSum {
+  using Type = OverLogits<Scalar, double, kind == Sum::but_maxima>;
+};
+template <typename Scalar>
+struct OperatorOfSum<Sum::with_distances, Scalar> {
+  using Type = OverDistances<Scalar, double>;
+};
+template <Sum kind, typename T>
+using SummaryOf = typename OperatorOfSum<kind, LaneOf<T>>::Type::Summary;
+
+// exp(−D) · D from the exponent −D and its exponential; 0 where that is 0, whatever the exponent.
+template <typename L>
+SOFTMAX_EXT_INLINE L add_distance(L sum, L exponent, L term) {
+  const L lowest(ExpConstants<typename L::Scalar>::kLowest);
+  return multiply_add(-larger(lowest, exponent), term, sum);
+}
 
 // Blocks of so many elements are summed in lanes and added up in double: the error of a sum does
 // not grow with the number of its terms.
@@ -69,9 +88,9 @@ SOFTMAX_EXT_INLINE void prefetch_pair(const T* from) {
 
 // The sum of the terms of a span; keep(offset, count, term) gets each vector of them. Those of a pair are
 // in the order of load_pair if `in_pairs`, else in that of the elements.
-template <Sum kind, bool in_pairs, typename T, typename Keep>
-SOFTMAX_EXT_INLINE SoftmaxSummary<LaneOf<T>, double> span_summary(
-    const T* x, int64_t count, LaneOf<T> scale, const T* next, Keep keep) {
+template <Sum kind, bool in_pairs, typename From, typename Keep, typename T = Pointee<From>>
+SOFTMAX_EXT_INLINE SummaryOf<kind, T> span_summary(
+    From x, int64_t count, LaneOf<T> scale, From next, Keep keep) {
   using Scalar = LaneOf<T>;
   using L = Lanes<Scalar>;
   constexpr int kLanes = L::kCount;
@@ -79,15 +98,19 @@ SOFTMAX_EXT_INLINE SoftmaxSummary<LaneOf<T>, double> span_summary(
   const L base = finite_base(L(max));
   const L factor(scale);
   const L peak(max);
-  Total<Scalar> total(0.0);
+  Total<Scalar> total(0.0), distances(0.0);
   int64_t maxima = 0;
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t size = count - begin < kBlock ? count - begin : kBlock;
-    const T* const block = x + begin;
-    L sum[kUnroll] = {L(Scalar(0)), L(Scalar(0)), L(Scalar(0)), L(Scalar(0))};
+    const auto block = x + begin;
+    const L none{Scalar(0)};
+    L sum[kUnroll] = {none, none, none, none}, distance[kUnroll] = {none, none, none, none};
     const auto add = [&](L logit, int i) SOFTMAX_EXT_INLINE_LAMBDA {
-      const L term = exponential((logit - base) * factor);
-      if constexpr (kind == Sum::but_maxima) {
+      const L exponent = (logit - base) * factor;
+      const L term = exponential(exponent);
+      if constexpr (kind == Sum::with_distances)
+        distance[i] = add_distance(distance[i], exponent, term);
+      if constexpr (kind != Sum::all_terms) {
         maxima += count_equal(logit, peak);
         add_unless_equal(sum[i], term, logit, peak);
       } else {
@@ -100,7 +123,7 @@ SOFTMAX_EXT_INLINE SoftmaxSummary<LaneOf<T>, double> span_summary(
         kLanes,
         [&](int64_t at, auto i) SOFTMAX_EXT_INLINE_LAMBDA {
           prefetch_pair(next + begin + at);
-          LanePair<T> pair;
+          LanePair<typename StoredElement<T>::Type> pair;
           if constexpr (in_pairs)
             pair = load_pair(block + at);
           else
@@ -116,10 +139,16 @@ SOFTMAX_EXT_INLINE SoftmaxSummary<LaneOf<T>, double> span_summary(
           keep(begin + at, some, add(load_some(block + at, some, L(-kInfinity<Scalar>)), i));
         });
     total.add((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    if constexpr (kind == Sum::with_distances)
+      distances.add((distance[0] + distance[1]) + (distance[2] + distance[3]));
   }
-  using Operator = OverLogits<Scalar, double, kind == Sum::but_maxima>;
+  using Operator = typename OperatorOfSum<kind, Scalar>::Type;
   // In a span of −inf alone, all of the padding equals the maximum too.
-  return Operator::summary_of(max, total.sum(), static_cast<double>(maxima));
+  const auto counted = static_cast<double>(maxima);
+  if constexpr (kind == Sum::with_distances)
+    return Operator::summary_of(max, total.sum(), counted, distances.sum());
+  else
+    return Operator::summary_of(max, total.sum(), counted);
 }
 
 // out[j] = map(in[j]); several inputs are given to map in their order.

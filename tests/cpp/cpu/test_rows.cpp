@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <random>
 #include <string_view>
 #include <vector>
@@ -147,6 +148,100 @@ TEST_F(Rows, TheGradientOfProbabilitiesSumsTo0) {
       ASSERT_NEAR(sum, 0, 1e-5);
     }
   }
+}
+
+// The entropy and its gradient of each row, element(r, j) at at(r, j), in double.
+struct EntropyReference {
+  double entropy = 0;
+  std::vector<double> gradient;
+
+  template <typename At>
+  EntropyReference(const std::vector<float>& logits, int64_t r, int64_t length, At at) {
+    double max = -INFINITY, sum = 0, mean = 0;
+    for (int64_t j = 0; j < length; ++j) max = std::fmax(max, logits[at(r, j)]);
+    for (int64_t j = 0; j < length; ++j) sum += std::exp(logits[at(r, j)] - max);
+    for (int64_t j = 0; j < length; ++j) {
+      const double distance = max - logits[at(r, j)];
+      mean += std::exp(-distance) / sum * distance;
+    }
+    entropy = std::log(sum) + mean;
+    for (int64_t j = 0; j < length; ++j) {
+      const double distance = max - logits[at(r, j)];
+      gradient.push_back(std::exp(-distance) / sum * (distance - mean));
+    }
+  }
+};
+
+TEST_F(Rows, EntropyAndItsGradientOfRowsAndOfColumns) {
+  const float one = 1, two = 2;
+  for (const int64_t length : kLengths) {
+    const auto logits = normal_values(kRows * length);
+    const auto expect_all = [&](auto entropies, auto gradients, int64_t stride, auto at) {
+      float max[kRows], log_sum[kRows], mean_distance[kRows];
+      entropies({
+          logits.data(), stride, kRows, length, {&one, 0},
+              max, log_sum, mean_distance
+      });
+      std::vector<float> result(logits.size());
+      gradients({
+          logits.data(),
+          stride,
+          result.data(),
+          stride,
+          kRows,
+          length,
+          {&one, 0},
+          nullptr,
+          {&two, 0}
+      });
+      for (int64_t r = 0; r < kRows; ++r) {
+        const EntropyReference expected(logits, r, length, at);
+        // Distances of logits with a deviation of 3 are below 32.
+        ASSERT_NEAR(
+            log_sum[r] + mean_distance[r], expected.entropy, 32 * 0x1p-24 * (1 + expected.entropy))
+            << "length " << length;
+        for (int64_t j = 0; j < length; ++j)
+          ASSERT_NEAR(result[at(r, j)], 2 * expected.gradient[j], 3e-6)
+              << "length " << length << ", row " << r << ", column " << j;
+      }
+    };
+    const auto& sums = SOFTMAX_EXT_LEVEL::entropy_table.f32;
+    const auto& backward = SOFTMAX_EXT_LEVEL::entropy_backward_table.f32;
+    expect_all(
+        sums.rows, backward.rows, length, [&](int64_t r, int64_t j) { return r * length + j; });
+    expect_all(
+        sums.columns, backward.columns, kRows, [](int64_t r, int64_t j) { return j * kRows + r; });
+  }
+}
+
+template <typename T>
+void expect_kept(const MaskKernels<T>& kernels, const std::vector<T>& from, T minus_infinity) {
+  for (const int64_t count : kLengths) {
+    std::vector<uint8_t> mask(count);
+    for (int64_t j = 0; j < count; ++j) mask[j] = static_cast<uint8_t>(j * j % 3);
+    std::vector<T> to(count);
+    kernels.keep(from.data(), mask.data(), to.data(), count);
+    for (int64_t j = 0; j < count; ++j) {
+      const T expected = mask[j] != 0 ? from[j] : minus_infinity;
+      ASSERT_EQ(std::memcmp(&to[j], &expected, sizeof(T)), 0) << "count " << count << ", " << j;
+    }
+  }
+}
+
+TEST_F(Rows, WhatAMaskLeavesOutIsMinusInfinity) {
+  const auto& table = SOFTMAX_EXT_LEVEL::mask_table;
+  const auto values = normal_values(4096);
+  std::vector<uint16_t> bits(values.size());
+  for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<uint16_t>(i * 17);
+  const auto halves = [&]<typename T>(T) {
+    std::vector<T> elements;
+    for (const uint16_t half : bits) elements.push_back({half});
+    return elements;
+  };
+  expect_kept(table.f32, values, -INFINITY);
+  expect_kept(table.f64, std::vector<double>(values.begin(), values.end()), double(-INFINITY));
+  expect_kept(table.bf16, halves(BFloat16()), BFloat16{0xff80});
+  expect_kept(table.f16, halves(Float16()), Float16{0xfc00});
 }
 
 }  // namespace
