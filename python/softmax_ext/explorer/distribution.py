@@ -63,9 +63,7 @@ def sweep(query: Query) -> dict[str, Any]:
 
 def entropy_in_bits(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """Of ``softmax(logits / temperature)`` along the last dim, in float64."""
-    log_probs = softmax_ext.log_softmax(logits, -1, torch.float64, temperature=temperature)
-    probs = softmax_ext.softmax(logits, -1, torch.float64, temperature=temperature)
-    return -(probs * log_probs).nansum(-1) / math.log(2)
+    return softmax_ext.entropy(logits.double(), -1, temperature=temperature, base=2)
 
 
 def _distribution(query: Query, classes: Classes) -> dict[str, Any]:
