@@ -58,12 +58,18 @@ def sample(
     >>> sample(logits, temperature=0.0)
     (tensor([0]), tensor([0.]))
     """
-    options = (temperature, top_k, top_p, min_p)
     if isinstance(seed, int):
         seed = torch.full((), (seed + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=logits.device)
-    if not any(isinstance(option, Tensor) for option in options):
+    has_tensors = (  # no loop: it would be a tenth of a short call
+        isinstance(temperature, Tensor)
+        or isinstance(top_k, Tensor)
+        or isinstance(top_p, Tensor)
+        or isinstance(min_p, Tensor)
+    )
+    if not has_tensors:
         temperature = 1.0 if temperature is None else temperature
         return _numbers(logits, temperature, top_k, top_p, min_p, num_samples, generator, seed)
+    options = (temperature, top_k, top_p, min_p)
     dtypes = (torch.float64, torch.int64, torch.float64, torch.float64)
     temperature, top_k, top_p, min_p = (
         option
