@@ -276,18 +276,20 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
       "Tensor",
       tags);
   m.def(
-      "masked_softmax(Tensor self, Tensor mask, int dim, *, Tensor? temperature=None, str "
-      "empty=\"nan\") -> Tensor",
+      "masked_softmax(Tensor self, Tensor mask, int dim, ScalarType? dtype=None, *, Tensor? "
+      "temperature=None, str empty=\"nan\") -> Tensor",
       tags);
   m.def(
-      "masked_softmax.float(Tensor self, Tensor mask, int dim, *, float temperature, str "
-      "empty=\"nan\") -> Tensor",
+      "masked_softmax.float(Tensor self, Tensor mask, int dim, ScalarType? dtype=None, *, float "
+      "temperature, str empty=\"nan\") -> Tensor",
       tags);
   m.def(
-      "causal_softmax(Tensor self, *, Tensor? temperature=None, str empty=\"zero\") -> Tensor",
+      "causal_softmax(Tensor self, ScalarType? dtype=None, *, Tensor? temperature=None, str "
+      "empty=\"zero\") -> Tensor",
       tags);
   m.def(
-      "causal_softmax.float(Tensor self, *, float temperature, str empty=\"zero\") -> Tensor",
+      "causal_softmax.float(Tensor self, ScalarType? dtype=None, *, float temperature, str "
+      "empty=\"zero\") -> Tensor",
       tags);
   // Its derivative is _softmax_backward: probabilities that are 0 say what was left out.
   m.def(

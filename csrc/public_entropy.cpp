@@ -2,10 +2,10 @@
 
 #include <cmath>
 
+#include "csrc/arguments.h"
 #include "csrc/element_type.h"
 #include "csrc/primitives.h"
 #include "csrc/public_operators.h"
-#include "csrc/temperature.h"
 
 namespace softmax_ext::public_operator {
 namespace {

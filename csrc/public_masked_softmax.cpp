@@ -1,7 +1,7 @@
+#include "csrc/arguments.h"
 #include "csrc/element_type.h"
 #include "csrc/primitives.h"
 #include "csrc/public_operators.h"
-#include "csrc/temperature.h"
 
 namespace softmax_ext::public_operator {
 namespace {
@@ -12,36 +12,25 @@ bool is_zero(const char* op, std::string_view empty) {
   return empty == "zero";
 }
 
+// One of the two masks.
 Tensor masked(
+    const char* op,
     const Tensor& self,
-    const Tensor& mask,
+    const optional<Tensor>& mask,
     int64_t dim,
+    optional<at::ScalarType> dtype,
     const optional<Tensor>& temperature,
     double scale,
     std::string_view empty) {
-  const char* const op = "masked_softmax";
+  const auto arguments = resolved(op, self, dtype, temperature);
   return primitive::masked_softmax(
-      self,
+      arguments.self,
       mask,
-      temperature_in(op, temperature, lane_dtype(self.scalar_type())),
+      arguments.temperature,
       dim,
       scale,
-      std::nullopt,
-      /*is_causal=*/false,
-      is_zero(op, empty));
-}
-
-Tensor causal(
-    const Tensor& self, const optional<Tensor>& temperature, double scale, std::string_view empty) {
-  const char* const op = "causal_softmax";
-  return primitive::masked_softmax(
-      self,
-      std::nullopt,
-      temperature_in(op, temperature, lane_dtype(self.scalar_type())),
-      -1,
-      scale,
-      std::nullopt,
-      /*is_causal=*/true,
+      arguments.dtype,
+      /*is_causal=*/!mask,
       is_zero(op, empty));
 }
 
@@ -51,27 +40,38 @@ Tensor masked_softmax(
     const Tensor& self,
     const Tensor& mask,
     int64_t dim,
+    optional<at::ScalarType> dtype,
     const optional<Tensor>& temperature,
     std::string_view empty) {
-  return masked(self, mask, dim, temperature, 1.0, empty);
+  return masked("masked_softmax", self, mask, dim, dtype, temperature, 1, empty);
 }
 
 Tensor masked_softmax_float(
     const Tensor& self,
     const Tensor& mask,
     int64_t dim,
+    optional<at::ScalarType> dtype,
     double temperature,
     std::string_view empty) {
-  return masked(self, mask, dim, std::nullopt, scale_of("masked_softmax", temperature), empty);
+  const char* const op = "masked_softmax";
+  return masked(op, self, mask, dim, dtype, std::nullopt, scale_of(op, temperature), empty);
 }
 
 Tensor causal_softmax(
-    const Tensor& self, const optional<Tensor>& temperature, std::string_view empty) {
-  return causal(self, temperature, 1.0, empty);
+    const Tensor& self,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature,
+    std::string_view empty) {
+  return masked("causal_softmax", self, std::nullopt, -1, dtype, temperature, 1, empty);
 }
 
-Tensor causal_softmax_float(const Tensor& self, double temperature, std::string_view empty) {
-  return causal(self, std::nullopt, scale_of("causal_softmax", temperature), empty);
+Tensor causal_softmax_float(
+    const Tensor& self,
+    optional<at::ScalarType> dtype,
+    double temperature,
+    std::string_view empty) {
+  const char* const op = "causal_softmax";
+  return masked(op, self, std::nullopt, -1, dtype, std::nullopt, scale_of(op, temperature), empty);
 }
 
 }  // namespace softmax_ext::public_operator

@@ -7,41 +7,13 @@
 #include <algorithm>
 #include <vector>
 
+#include "csrc/arguments.h"
 #include "csrc/element_type.h"
 #include "csrc/outputs.h"
 #include "csrc/primitives.h"
-#include "csrc/temperature.h"
 
 namespace softmax_ext::public_operator {
 namespace {
-
-// What softmax and log_softmax share: the input in a dtype that the primitive takes, its dtype
-// argument, and the temperature in the dtype of the arithmetic.
-struct Arguments {
-  Tensor self;
-  optional<Tensor> temperature;
-  optional<int64_t> dtype;
-};
-
-Arguments resolved(
-    const char* op,
-    const Tensor& self,
-    optional<at::ScalarType> dtype,
-    const optional<Tensor>& temperature) {
-  Arguments arguments{self, std::nullopt, std::nullopt};
-  if (dtype) {
-    TORCH_CHECK_NOT_IMPLEMENTED(
-        is_element_type(*dtype),
-        op,
-        ": expected dtype float64, float32, bfloat16 or float16, got ",
-        *dtype);
-    if (!is_element_type(self.scalar_type())) arguments.self = self.to(*dtype);
-    if (*dtype != arguments.self.scalar_type()) arguments.dtype = code_of_dtype(*dtype);
-  }
-  const auto in = arguments.self.scalar_type();
-  arguments.temperature = temperature_in(op, temperature, lane_dtype(in, dtype.value_or(in)));
-  return arguments;
-}
 
 // The dims wrapped and sorted; all of them when none is named.
 std::vector<int64_t> wrapped_dims(const char* op, at::IntArrayRef dims, int64_t rank) {

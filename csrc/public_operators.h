@@ -203,17 +203,23 @@ Tensor masked_softmax(
     const Tensor& self,
     const Tensor& mask,
     int64_t dim,
+    optional<at::ScalarType> dtype,
     const optional<Tensor>& temperature,
     std::string_view empty);
 Tensor masked_softmax_float(
     const Tensor& self,
     const Tensor& mask,
     int64_t dim,
+    optional<at::ScalarType> dtype,
     double temperature,
     std::string_view empty);
 Tensor causal_softmax(
-    const Tensor& self, const optional<Tensor>& temperature, std::string_view empty);
-Tensor causal_softmax_float(const Tensor& self, double temperature, std::string_view empty);
+    const Tensor& self,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature,
+    std::string_view empty);
+Tensor causal_softmax_float(
+    const Tensor& self, optional<at::ScalarType> dtype, double temperature, std::string_view empty);
 
 Tensor entropy(const Tensor& self, int64_t dim, const optional<Tensor>& temperature, double base);
 Tensor entropy_float(const Tensor& self, int64_t dim, double temperature, double base);

@@ -37,12 +37,16 @@ using Sample = std::tuple<Tensor, Tensor>(
     const optional<Tensor>& seed);
 using Entropy = Tensor(const Tensor&, int64_t, const optional<Tensor>&, double base);
 using EntropyOfNumber = Tensor(const Tensor&, int64_t, double temperature, double base);
-using Masked =
-    Tensor(const Tensor&, const Tensor&, int64_t, const optional<Tensor>&, std::string_view empty);
-using MaskedOfNumber =
-    Tensor(const Tensor&, const Tensor&, int64_t, double temperature, std::string_view empty);
-using Causal = Tensor(const Tensor&, const optional<Tensor>&, std::string_view empty);
-using CausalOfNumber = Tensor(const Tensor&, double temperature, std::string_view empty);
+template <typename Temperature>
+using Masked = Tensor(
+    const Tensor&,
+    const Tensor&,
+    int64_t,
+    optional<at::ScalarType>,
+    Temperature,
+    std::string_view empty);
+template <typename Temperature>
+using Causal = Tensor(const Tensor&, optional<at::ScalarType>, Temperature, std::string_view empty);
 
 }  // namespace
 
@@ -136,29 +140,40 @@ Tensor masked_softmax(
     const Tensor& input,
     const Tensor& mask,
     int64_t dim,
+    optional<at::ScalarType> dtype,
     const optional<Tensor>& temperature,
     std::string_view empty) {
-  return Operator<"softmax_ext::masked_softmax", Masked>()(input, mask, dim, temperature, empty);
+  return Operator<"softmax_ext::masked_softmax", Masked<const optional<Tensor>&>>()(
+      input, mask, dim, dtype, temperature, empty);
 }
 
 Tensor masked_softmax(
     const Tensor& input,
     const Tensor& mask,
     int64_t dim,
+    optional<at::ScalarType> dtype,
     double temperature,
     std::string_view empty) {
-  return Operator<"softmax_ext::masked_softmax", MaskedOfNumber, "float">()(
-      input, mask, dim, temperature, empty);
+  return Operator<"softmax_ext::masked_softmax", Masked<double>, "float">()(
+      input, mask, dim, dtype, temperature, empty);
 }
 
 Tensor causal_softmax(
-    const Tensor& scores, const optional<Tensor>& temperature, std::string_view empty) {
-  return Operator<"softmax_ext::causal_softmax", Causal>()(scores, temperature, empty);
+    const Tensor& scores,
+    optional<at::ScalarType> dtype,
+    const optional<Tensor>& temperature,
+    std::string_view empty) {
+  return Operator<"softmax_ext::causal_softmax", Causal<const optional<Tensor>&>>()(
+      scores, dtype, temperature, empty);
 }
 
-Tensor causal_softmax(const Tensor& scores, double temperature, std::string_view empty) {
-  return Operator<"softmax_ext::causal_softmax", CausalOfNumber, "float">()(
-      scores, temperature, empty);
+Tensor causal_softmax(
+    const Tensor& scores,
+    optional<at::ScalarType> dtype,
+    double temperature,
+    std::string_view empty) {
+  return Operator<"softmax_ext::causal_softmax", Causal<double>, "float">()(
+      scores, dtype, temperature, empty);
 }
 
 }  // namespace softmax_ext

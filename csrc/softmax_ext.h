@@ -116,18 +116,20 @@ SOFTMAX_EXT_API Tensor entropy(
 SOFTMAX_EXT_API Tensor
 entropy(const Tensor& input, int64_t dim, double temperature, double base = 2.718281828459045);
 
-// softmax over the entries that `mask` keeps (bool, broadcasts), 0 elsewhere. `empty`: what a row is
+// softmax over the entries that `mask` keeps (bool, broadcasts), 0 elsewhere; `dtype` as there. `empty`: what a row is
 // that keeps no logit above −inf, "nan" or "zero".
 SOFTMAX_EXT_API Tensor masked_softmax(
     const Tensor& input,
     const Tensor& mask,
     int64_t dim,
+    optional<at::ScalarType> dtype = std::nullopt,
     const optional<Tensor>& temperature = std::nullopt,
     std::string_view empty = "nan");
 SOFTMAX_EXT_API Tensor masked_softmax(
     const Tensor& input,
     const Tensor& mask,
     int64_t dim,
+    optional<at::ScalarType> dtype,
     double temperature,
     std::string_view empty = "nan");
 
@@ -135,10 +137,14 @@ SOFTMAX_EXT_API Tensor masked_softmax(
 // the last key.
 SOFTMAX_EXT_API Tensor causal_softmax(
     const Tensor& scores,
+    optional<at::ScalarType> dtype = std::nullopt,
     const optional<Tensor>& temperature = std::nullopt,
     std::string_view empty = "zero");
-SOFTMAX_EXT_API Tensor
-causal_softmax(const Tensor& scores, double temperature, std::string_view empty = "zero");
+SOFTMAX_EXT_API Tensor causal_softmax(
+    const Tensor& scores,
+    optional<at::ScalarType> dtype,
+    double temperature,
+    std::string_view empty = "zero");
 
 }  // namespace softmax_ext
 

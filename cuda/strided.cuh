@@ -36,9 +36,15 @@ struct StridedPlace {
   int along_index = simt::thread_index() / kAcross;
 };
 
+// What threads exchange in turn lies in one place, for the largest of it.
+template <typename Largest, int columns>
+struct ExchangeMemory {
+  alignas(16) unsigned char bytes[kStridedThreads * columns * sizeof(Largest)];
+};
+
 // What `combine` makes of the values of all threads along the dim, pairwise, for each of a thread's
 // `columns` rows.
-template <typename Place, typename Value, typename Combine>
+template <typename Largest, typename Place, typename Value, typename Combine>
 __device__ __forceinline__ void combine_along(
     const Place& place, Value (&values)[Place::kColumns], Combine combine) {
   constexpr int along = Place::kAlong;
@@ -46,7 +52,9 @@ __device__ __forceinline__ void combine_along(
   struct Exchange {
     Value at[along][columns][Place::kAcross];
   };
-  auto& at = simt::shared<Exchange>().at;
+  auto& memory = simt::shared<ExchangeMemory<Largest, columns>>();
+  static_assert(sizeof(Exchange) <= sizeof memory);
+  auto& at = reinterpret_cast<Exchange&>(memory).at;
   SOFTMAX_EXT_UNROLL
   for (int c = 0; c < columns; ++c) at[place.along_index][c][place.across] = values[c];
   SOFTMAX_EXT_UNROLL
@@ -72,6 +80,8 @@ struct StridedTile {
   using Lane = typename Operator::Output;
   using Summary = typename Task::Summary;
   using Sum = std::conditional_t<Task::kSumsDistances, DistanceSum<Lane>, TermSum<Lane>>;
+  using Largest =
+      std::conditional_t<(sizeof(Sum) > sizeof(Summary)), Sum, Summary>;  // that is combined
   static constexpr int kHeld = kStridedHeld<Task::kPackElements>;
   using Held = HeldPacks<Task, kHeld, columns>;
   using Kept = std::conditional_t<Task::kMasks, KeptColumns, AllColumns>;  // of each row
@@ -180,11 +190,11 @@ struct StridedTile {
     if constexpr (Operator::kHasMax) {
       SOFTMAX_EXT_UNROLL
       for (int c = 0; c < columns; ++c) maxima[c] = max(held, c, 0, length);
-      combine_along(place, maxima, [](int, Lane a, Lane b) { return maximum(a, b); });
+      combine_along<Largest>(place, maxima, [](int, Lane a, Lane b) { return maximum(a, b); });
     }
     SOFTMAX_EXT_UNROLL
     for (int c = 0; c < columns; ++c) sums[c] = sum(ops[c], held, c, maxima[c], 0, length, terms);
-    combine_along(place, sums, [](int, auto a, auto b) { return AddTermSums()(a, b); });
+    combine_along<Largest>(place, sums, [](int, auto a, auto b) { return AddTermSums()(a, b); });
     SOFTMAX_EXT_UNROLL
     for (int c = 0; c < columns; ++c) summaries[c] = summary_of(ops[c], maxima[c], sums[c]);
   }
@@ -269,9 +279,10 @@ __global__ void __launch_bounds__(kStridedThreads, kStridedBlocks<Task>)
           SOFTMAX_EXT_UNROLL
           for (int c = 0; c < columns; ++c) summaries[c] = ops[c].merge(summaries[c], of_fold[c]);
         }
-        combine_along(place, summaries, [&](int c, const auto& a, const auto& b) {
-          return ops[c].merge(a, b);
-        });
+        combine_along<typename Tile::Largest>(
+            place, summaries, [&](int c, const auto& a, const auto& b) {
+              return ops[c].merge(a, b);
+            });
       }
       if (is_row && place.along_index == 0) {
         SOFTMAX_EXT_UNROLL

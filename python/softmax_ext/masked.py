@@ -14,6 +14,7 @@ def masked_softmax(
     input: Tensor,
     mask: Tensor,
     dim: int,
+    dtype: torch.dtype | None = None,
     *,
     temperature: float | Tensor | None = None,
     empty: str = "nan",
@@ -21,15 +22,16 @@ def masked_softmax(
     """:func:`softmax` over the entries that ``mask`` keeps; the others have probability 0.
 
     Args:
-        input: Logits of any shape; float64, float32, bfloat16 or float16.
+        input: Logits of any shape; float64, float32, bfloat16 or float16 (or with ``dtype``, integer or bool).
         mask: True where an entry is kept, as in :mod:`torch.masked`; a bool tensor that broadcasts against ``input``.
             It is read beside the logits, and copied only if it broadcasts along ``dim``.
         dim: The dimension along which probabilities add up to 1.
+        dtype: The dtype of the result, as in :func:`softmax`; by default that of ``input``.
         temperature: As in :func:`softmax`.
         empty: What a row is that keeps no logit above −inf: ``"nan"``, or ``"zero"`` with gradient 0.
 
     Returns:
-        A contiguous tensor of ``input``'s shape and dtype. What is left out plays no part and takes gradient 0, be it
+        A contiguous tensor of ``input``'s shape. What is left out plays no part and takes gradient 0, be it
         NaN or infinite. A row is NaN if a kept entry is NaN or +inf.
 
     Raises:
@@ -45,24 +47,31 @@ def masked_softmax(
     tensor([0.8808, 0.0000, 0.1192])
     """
     if temperature is None:
-        return _masked_softmax(input, mask, dim, empty=empty)
+        return _masked_softmax(input, mask, dim, dtype, empty=empty)
     if isinstance(temperature, Tensor):
-        return _masked_softmax(input, mask, dim, temperature=temperature, empty=empty)
-    return _masked_softmax_float(input, mask, dim, temperature=temperature, empty=empty)
+        return _masked_softmax(input, mask, dim, dtype, temperature=temperature, empty=empty)
+    return _masked_softmax_float(input, mask, dim, dtype, temperature=temperature, empty=empty)
 
 
-def causal_softmax(input: Tensor, *, temperature: float | Tensor | None = None, empty: str = "zero") -> Tensor:
+def causal_softmax(
+    input: Tensor,
+    dtype: torch.dtype | None = None,
+    *,
+    temperature: float | Tensor | None = None,
+    empty: str = "zero",
+) -> Tensor:
     """:func:`softmax` of attention scores over the last dim, where a query sees no later key.
 
     Args:
         input: Scores ``[…, queries, keys]``. The last query is at the last key, so that query i of q sees the keys up
             to i + k − q, as the lower-right bias of :func:`torch.nn.functional.scaled_dot_product_attention`.
+        dtype: The dtype of the result, as in :func:`softmax`; by default that of ``input``.
         temperature: As in :func:`softmax`.
         empty: What a query yields that sees no key, as there are more queries than keys: ``"zero"`` with gradient 0, or
             ``"nan"``.
 
     Returns:
-        A contiguous tensor of ``input``'s shape and dtype, 0 at later keys, whose scores are not read.
+        A contiguous tensor of ``input``'s shape, 0 at later keys, whose scores are not read.
 
     Raises:
         RuntimeError: ``input`` has fewer than two dims.
@@ -74,7 +83,7 @@ def causal_softmax(input: Tensor, *, temperature: float | Tensor | None = None, 
             [0.3333, 0.3333, 0.3333]])
     """
     if temperature is None:
-        return _causal_softmax(input, empty=empty)
+        return _causal_softmax(input, dtype, empty=empty)
     if isinstance(temperature, Tensor):
-        return _causal_softmax(input, temperature=temperature, empty=empty)
-    return _causal_softmax_float(input, temperature=temperature, empty=empty)
+        return _causal_softmax(input, dtype, temperature=temperature, empty=empty)
+    return _causal_softmax_float(input, dtype, temperature=temperature, empty=empty)

@@ -13,7 +13,7 @@ import softmax_ext
 
 INF, NAN = math.inf, math.nan
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-# On both sides of what the CPU does at once: transposed rows, batches, copies of a few rows, chunks.
+# On both sides of what the CPU does at once: transposed rows, batches, spans, chunks.
 LENGTHS = [1, 3, 7, 8, 9, 16, 65, 128, 129, 1000, 4096, 4097, 9001]
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -257,3 +257,41 @@ def test_gradients_of_causal_scores():
     (expected,) = torch.autograd.grad((torch_causal_softmax(exact) * weights).sum(), exact)
     torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-7)
     assert not actual[:, :10].any()
+
+
+@pytest.mark.parametrize("length", (7, 200, 5000))
+def test_the_result_has_the_dtype_that_is_asked_for(length):
+    x, mask = torch.randn(6, length).bfloat16(), random_mask(6, length)
+    expected = torch_masked_softmax(x.double(), mask, 1)
+    distance = (x.double().masked_fill(~mask, -math.inf) - x.double().masked_fill(~mask, -math.inf).amax(1, True)).abs()
+    results = (
+        (softmax_ext.masked_softmax(x, mask, 1, torch.float32), expected, distance),
+        (
+            softmax_ext.causal_softmax(x, torch.float32),
+            torch_causal_softmax(x.double()),
+            (x.double() - x.double().amax(1, True)).abs(),
+        ),
+    )
+    for actual, of_double, distance in results:
+        assert actual.dtype == torch.float32
+        bound = tolerances.softmax_bound(of_double, distance.nan_to_num(posinf=0), torch.float32, length)
+        assert ((actual.double() - of_double).abs() <= bound).all()
+
+
+def test_integers_become_the_dtype_that_is_asked_for():
+    scores, mask = torch.tensor([[1, 2, 3], [3, 1, 0]]), torch.tensor([True, False, True])
+    for dtype in DTYPES:
+        assert torch.equal(
+            softmax_ext.masked_softmax(scores, mask, 1, dtype), softmax_ext.masked_softmax(scores.to(dtype), mask, 1)
+        )
+        assert torch.equal(softmax_ext.causal_softmax(scores, dtype), softmax_ext.causal_softmax(scores.to(dtype)))
+
+
+def test_a_result_of_another_dtype_has_the_gradient_of_its_input():
+    x, mask = torch.randn(4, 9).bfloat16().requires_grad_(), random_mask(4, 9)
+    weights = torch.randn(4, 9)
+    (softmax_ext.masked_softmax(x, mask, 1, torch.float32) * weights).sum().backward()
+    y = x.detach().double().requires_grad_()
+    (torch_masked_softmax(y, mask, 1) * weights).sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(x.grad.double(), y.grad, atol=2**-9, rtol=2**-8)
