@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <random>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "csrc/cpu/simd/kernels.h"
@@ -215,33 +217,115 @@ TEST_F(Rows, EntropyAndItsGradientOfRowsAndOfColumns) {
 }
 
 template <typename T>
-void expect_kept(const MaskKernels<T>& kernels, const std::vector<T>& from, T minus_infinity) {
-  for (const int64_t count : kLengths) {
-    std::vector<uint8_t> mask(count);
-    for (int64_t j = 0; j < count; ++j) mask[j] = static_cast<uint8_t>(j * j % 3);
-    std::vector<T> to(count);
-    kernels.keep(from.data(), mask.data(), to.data(), count);
-    for (int64_t j = 0; j < count; ++j) {
-      const T expected = mask[j] != 0 ? from[j] : minus_infinity;
-      ASSERT_EQ(std::memcmp(&to[j], &expected, sizeof(T)), 0) << "count " << count << ", " << j;
+bool is_nan(T x) {
+  if constexpr (sizeof(T) == 2)
+    return (x.bits & 0x7fff) > (std::is_same_v<T, BFloat16> ? 0x7f80 : 0x7c00);
+  else
+    return x != x;
+}
+
+// The bits of softmax where what is left out is −inf: beside a mask for each row, one for all rows, and
+// one that begins a byte earlier for each.
+template <typename T>
+void expect_masked(
+    const MaskedSoftmaxKernels<T, T>& masked,
+    const SoftmaxKernels<T, T>& softmax,
+    const std::vector<T>& values,
+    T minus_infinity) {
+  using Lane = LaneOf<T>;
+  const Lane scale = 1;
+  for (const int64_t length : kLengths) {
+    if (kRows * length > static_cast<int64_t>(values.size())) continue;
+    std::vector<uint8_t> mask(kRows * length + kRows);
+    for (std::size_t j = 0; j < mask.size(); ++j) mask[j] = static_cast<uint8_t>(j * j % 3);
+    for (const int64_t stride : {length, int64_t{0}, int64_t{-1}}) {
+      const uint8_t* const first = mask.data() + (stride < 0 ? kRows : 0);
+      std::vector<T> filled(kRows * length), expected(kRows * length), actual(kRows * length);
+      std::vector<Lane> terms(kRows * std::max(length, kColumns));
+      // Of a tensor and of its mask: what lies between rows and between elements.
+      const auto fill = [&](int64_t row, int64_t element, int64_t mask_row, int64_t mask_element) {
+        for (int64_t r = 0; r < kRows; ++r)
+          for (int64_t j = 0; j < length; ++j) {
+            const int64_t at = r * row + j * element;
+            filled[at] = first[r * mask_row + j * mask_element] != 0 ? values[at] : minus_infinity;
+          }
+      };
+      const auto expect_same = [&](const char* what) {
+        for (std::size_t i = 0; i < actual.size(); ++i)
+          ASSERT_TRUE(
+              std::memcmp(&actual[i], &expected[i], sizeof(T)) == 0 ||
+              (is_nan(actual[i]) && is_nan(expected[i])))
+              << what << " of length " << length << ", mask stride " << stride;
+      };
+      fill(length, 1, stride, 1);
+      const RowValues<Lane> scales{&scale, 0}, none{nullptr, 0};
+      softmax.rows(
+          {filled.data(),
+           length,
+           expected.data(),
+           length,
+           kRows,
+           length,
+           scales,
+           terms.data(),
+           none});
+      masked.rows({
+          {values.data(), first, stride},
+          length,
+          actual.data(),
+          length,
+          kRows,
+          length,
+          scales,
+          terms.data(),
+          none
+      });
+      expect_same("rows");
+      if (stride < 0) continue;
+      const int64_t mask_column = stride == 0 ? 0 : kRows;
+      fill(1, kRows, 1, mask_column);
+      terms.resize(length * kColumns);
+      softmax.columns(
+          {filled.data(),
+           kRows,
+           expected.data(),
+           kRows,
+           kRows,
+           length,
+           scales,
+           terms.data(),
+           none});
+      masked.columns({
+          {values.data(), first, mask_column},
+          kRows,
+          actual.data(),
+          kRows,
+          kRows,
+          length,
+          scales,
+          terms.data(),
+          none
+      });
+      expect_same("columns");
     }
   }
 }
 
 TEST_F(Rows, WhatAMaskLeavesOutIsMinusInfinity) {
-  const auto& table = SOFTMAX_EXT_LEVEL::mask_table;
-  const auto values = normal_values(4096);
-  std::vector<uint16_t> bits(values.size());
-  for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<uint16_t>(i * 17);
+  const auto& masked = SOFTMAX_EXT_LEVEL::masked_softmax_table;
+  const auto& softmax = SOFTMAX_EXT_LEVEL::softmax_table;
+  const auto values = normal_values(kRows * 1000);
   const auto halves = [&]<typename T>(T) {
-    std::vector<T> elements;
-    for (const uint16_t half : bits) elements.push_back({half});
+    std::vector<T> elements;  // of both signs, and no NaN
+    for (std::size_t i = 0; i < values.size(); ++i)
+      elements.push_back({static_cast<uint16_t>(0x3000 + i * 37 % 0x1000 + (i % 2 ? 0x8000 : 0))});
     return elements;
   };
-  expect_kept(table.f32, values, -INFINITY);
-  expect_kept(table.f64, std::vector<double>(values.begin(), values.end()), double(-INFINITY));
-  expect_kept(table.bf16, halves(BFloat16()), BFloat16{0xff80});
-  expect_kept(table.f16, halves(Float16()), Float16{0xfc00});
+  expect_masked(masked.f32, softmax.f32, values, -INFINITY);
+  const std::vector<double> doubles(values.begin(), values.end());
+  expect_masked(masked.f64, softmax.f64, doubles, double(-INFINITY));
+  expect_masked(masked.bf16, softmax.bf16, halves(BFloat16()), BFloat16{0xff80});
+  expect_masked(masked.f16, softmax.f16, halves(Float16()), Float16{0xfc00});
 }
 
 }  // namespace
