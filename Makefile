@@ -5,7 +5,8 @@
 # make bench     ours beside torch and torch.compile on this CPU, under two minutes; ARGS= for other options
 # make gpu-check STAGE=test|sanitize|bench   the same on a GPU, with sanitizers, and beside torch
 #
-# Variables: PYTHON, VENV, TORCH (what pip installs), JOBS, SOFTMAX_EXT_CUDA (auto, 1 or 0), SOFTMAX_EXT_ARCHS.
+# Variables: PYTHON, VENV, TORCH (what pip installs), JOBS, SOFTMAX_EXT_CUDA (auto, 1 or 0), SOFTMAX_EXT_ARCHS (by default
+# those of this machine's GPUs, or 90).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,8 +21,9 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
 torch_dir = $(shell $(bin)/python -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])")
-cmake_options = -DTORCH_DIR=$(torch_dir) \
-  $(foreach option,SOFTMAX_EXT_CUDA SOFTMAX_EXT_ARCHS,$(if $($(option)),'-D$(option)=$($(option))',-U$(option)))
+gpus = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -un | paste -sd ';')
+cmake_options = -DTORCH_DIR=$(torch_dir) '-DSOFTMAX_EXT_ARCHS=$(or $(SOFTMAX_EXT_ARCHS),$(gpus),90)' \
+  $(if $(SOFTMAX_EXT_CUDA),-DSOFTMAX_EXT_CUDA=$(SOFTMAX_EXT_CUDA),-USOFTMAX_EXT_CUDA)
 
 # Installs tools from the package index where the machine has none: $(call need,TOOL,REQUIREMENT)
 need = command -v $(1) >/dev/null || $(pip) install --quiet "$(2)"
@@ -31,7 +33,7 @@ sources := $(shell find csrc cuda cmake python tools -type f \
 package_sources := CMakeLists.txt README.md pyproject.toml setup.py $(sources)
 
 .PHONY: install demo explorer explorer-picture test test-cpp test-python test-browser test-levels test-kernels test-wheel test-newest lint format gpu-check \
-  bench bench-calls check-exp check-arm clean
+  bench bench-calls check-archs check-arm check-exp clean
 .NOTPARALLEL:
 
 install: $(VENV)/.installed
@@ -89,6 +91,12 @@ test-kernels: install test-cpp
 	    test_gradients.py test_functorch.py test_pitfalls.py test_cross_entropy_pitfalls.py test_sample.py \
 	    test_entropy.py test_masked_softmax.py; \
 	else echo "NOT TESTED: the CUDA kernels on the CPU, for want of CUDA headers"; fi
+
+# No kernel spills registers or uses local memory on any architecture that packages are made for by default.
+check-archs: $(VENV)/.torch
+	cmake --preset cuda -DTORCH_DIR=$(torch_dir) $(if $(SOFTMAX_EXT_ARCHS),'-DSOFTMAX_EXT_ARCHS=$(SOFTMAX_EXT_ARCHS)',-USOFTMAX_EXT_ARCHS)
+	cmake --build --preset cuda --target softmax_ext
+	$(bin)/python tools/check_kernels.py build/cuda/libsoftmax_ext.so
 
 # The wheel as users get it: built in isolation, installed in an environment that has never seen the source tree.
 test-wheel: $(VENV)/.torch
