@@ -7,7 +7,7 @@ namespace softmax_ext::outputs {
 Tensor entropy(const Tensor& self, const optional<Tensor>& temperature, int64_t dim, double) {
   const char* const op = "entropy";
   dim = wrapped_dim(op, dim, self.dim());
-  check_element_type(op, "input", self);
+  check_element_type(op, "input", self, /*has_dtype=*/false);
   const auto lane = lane_dtype(self.scalar_type());
   check_temperature(op, temperature, self, dim, lane);
   return empty_of(self, row_sizes(self, dim, /*keepdim=*/true), lane);

@@ -40,6 +40,9 @@ Tensor masked_softmax(
     bool) {
   const char* const op = is_causal ? "causal_softmax" : "masked_softmax";
   const auto out = output_dtype(op, self, dtype);
+  const bool has_mask = mask && mask->defined();
+  TORCH_CHECK(has_mask || is_causal, op, ": expected a mask, got none");
+  TORCH_CHECK(!(has_mask && is_causal), op, ": expected no mask, got one");
   TORCH_CHECK(
       !is_causal || self.dim() >= 2,
       op,
@@ -51,7 +54,7 @@ Tensor masked_softmax(
       op,
       ": expected the last dim, got ",
       dim);
-  if (mask && mask->defined()) check_mask(op, *mask, self);
+  if (has_mask) check_mask(op, *mask, self);
   return empty_like_sizes(self, out);
 }
 

@@ -3,6 +3,7 @@
 // devices that have no kernel of it.
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
@@ -45,8 +46,17 @@ optional<Tensor> weights_of_rows(
     if (!has_ignored) return std::nullopt;
     return ignored.logical_not().to(at::kDouble);
   }
-  TORCH_CHECK_VALUE(
-      weight->ge(0).all().item<bool>(), kFit, ": expected weights of classes >= 0, got ", *weight);
+  const Tensor is_weight = weight->ge(0).logical_and(weight->isfinite());
+  if (!is_weight.all().item<bool>()) {
+    const int64_t wrong = is_weight.to(at::kInt).argmin().item<int64_t>();
+    TORCH_CHECK_VALUE(
+        false,
+        kFit,
+        ": expected finite weights of classes >= 0, got ",
+        (*weight)[wrong].item<double>(),
+        " for class ",
+        wrong);
+  }
   return weight->to(at::kDouble)
       .index_select(0, indices.flatten())
       .view_symint(indices.sym_sizes())

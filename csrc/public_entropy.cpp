@@ -18,7 +18,7 @@ Tensor entropy_in(
     double base) {
   TORCH_CHECK_VALUE(
       base > 0 && base != 1 && std::isfinite(base),
-      "entropy: expected a base of logarithms, above 0 and not 1, got ",
+      "entropy: expected a base of logarithms, finite, above 0 and not 1, got ",
       base);
   const auto lane = lane_dtype(self.scalar_type());
   const Tensor kept =

@@ -17,6 +17,7 @@ Tensor masked(
     const char* op,
     const Tensor& self,
     const optional<Tensor>& mask,
+    bool is_causal,
     int64_t dim,
     optional<at::ScalarType> dtype,
     const optional<Tensor>& temperature,
@@ -30,7 +31,7 @@ Tensor masked(
       dim,
       scale,
       arguments.dtype,
-      /*is_causal=*/!mask,
+      is_causal,
       is_zero(op, empty));
 }
 
@@ -43,7 +44,7 @@ Tensor masked_softmax(
     optional<at::ScalarType> dtype,
     const optional<Tensor>& temperature,
     std::string_view empty) {
-  return masked("masked_softmax", self, mask, dim, dtype, temperature, 1, empty);
+  return masked("masked_softmax", self, mask, false, dim, dtype, temperature, 1, empty);
 }
 
 Tensor masked_softmax_float(
@@ -54,7 +55,7 @@ Tensor masked_softmax_float(
     double temperature,
     std::string_view empty) {
   const char* const op = "masked_softmax";
-  return masked(op, self, mask, dim, dtype, std::nullopt, scale_of(op, temperature), empty);
+  return masked(op, self, mask, false, dim, dtype, std::nullopt, scale_of(op, temperature), empty);
 }
 
 Tensor causal_softmax(
@@ -62,7 +63,7 @@ Tensor causal_softmax(
     optional<at::ScalarType> dtype,
     const optional<Tensor>& temperature,
     std::string_view empty) {
-  return masked("causal_softmax", self, std::nullopt, -1, dtype, temperature, 1, empty);
+  return masked("causal_softmax", self, std::nullopt, true, -1, dtype, temperature, 1, empty);
 }
 
 Tensor causal_softmax_float(
@@ -71,7 +72,8 @@ Tensor causal_softmax_float(
     double temperature,
     std::string_view empty) {
   const char* const op = "causal_softmax";
-  return masked(op, self, std::nullopt, -1, dtype, std::nullopt, scale_of(op, temperature), empty);
+  return masked(
+      op, self, std::nullopt, true, -1, dtype, std::nullopt, scale_of(op, temperature), empty);
 }
 
 }  // namespace softmax_ext::public_operator

@@ -72,7 +72,7 @@ inline constexpr bool kKeepsTerms = Task::kMapsTerms && sizeof(typename Task::In
 
 // Threads that a multiprocessor has registers for at a time, as ptxas takes them: a row of 32 words per
 // thread needs 64 registers; what moves broken packs, reads a row twice or has a special column beside
-// its sum, or two sums, takes more of its own.
+// its sum, two sums or a mask takes more of its own.
 template <typename Shape, bool is_aligned, bool rereads, typename Task>
 inline constexpr int kThreadsPerMultiprocessor = [] {
   using In = typename Task::In;
@@ -89,8 +89,8 @@ inline constexpr int kThreadsPerMultiprocessor = [] {
     if constexpr (Task::kMaps && Task::kReduces) return Task::PerRow::kHasSpecialColumn;
     return false;
   }();
-  constexpr bool kTakesMore =
-      rereads ? Task::kMaps || Task::kSumsDistances : Task::kMaps && Task::kSumsDistances;
+  constexpr bool kTakesMore = rereads ? Task::kMaps || Task::kSumsDistances
+                                      : Task::kMaps && (Task::kSumsDistances || Task::kMasks);
   if (is_aligned && kHeldWords <= 32 && !kTakesMore && !kHasSpecialColumn) return 1024;
   if (!is_aligned && rereads && Task::kMaps && sizeof(In) == 2) return 256;
   return kHeldWords <= (rereads ? 64 : 72) ? 512 : 256;

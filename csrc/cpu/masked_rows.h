@@ -37,6 +37,13 @@ struct MaskedRows {
   simd::MaskedPointer<In> elements(int64_t row, int64_t offset) const {
     return {logits[row] + offset, mask[row] + offset, 0};
   }
+  // −inf where it is left out.
+  template <typename Lane>
+  Lane element(int64_t row, int64_t j) const {
+    const auto* const elements = reinterpret_cast<const TorchElement<In>*>(logits[row]);
+    return mask[row][j * mask.length_stride] != 0 ? static_cast<Lane>(elements[j * length_stride])
+                                                  : -kInfinity<Lane>;
+  }
   template <typename Lane>
   void gather_row(int64_t row, int64_t length, Lane* to) const {
     logits.gather_row(row, length, to);
@@ -46,23 +53,26 @@ struct MaskedRows {
   }
 };
 
-// Bytes that kernels can read beside `logits`: a mask that is one along the rows, or across columns,
-// is copied for as many of its entries as differ.
+// Bytes that kernels can read beside `logits`: a mask whose bytes do not lie as the logits do, those that
+// broadcast along the rows or across columns among them, is copied, for as many dims as that takes.
 inline RowView mask_view(const Tensor& mask, const Tensor& logits, int64_t dim) {
   const auto view_of = [&](const Tensor& bytes) {
     return RowView::of(bytes.expand(logits.sizes()), dim);
   };
   const RowView view = view_of(mask);
-  const bool are_rows = logits.dim() == 0 || logits.stride(dim) == 1 || logits.size(dim) == 1;
-  const bool is_readable =
-      are_rows ? view.length_stride == 1 || logits.dim() == 0 : view.offsets.strides[0] == 1;
-  if (is_readable) return view;
+  const int64_t rank = logits.dim();
+  if (rank == 0) return view;
+  const bool are_rows = logits.stride(dim) == 1 || logits.size(dim) == 1;
+  if (are_rows ? view.length_stride == 1 : view.offsets.strides[0] == 1) return view;
   auto sizes = logits.sizes().vec();
-  for (int64_t i = 0; i < dim; ++i) {
-    const int64_t of_mask = i - (logits.dim() - mask.dim());
-    sizes[i] = of_mask < 0 ? 1 : mask.size(of_mask);
+  for (int64_t i = 0; i < rank; ++i) {
+    const int64_t of_mask = i - (rank - mask.dim());
+    const bool is_beside = are_rows ? i == dim : i > dim;
+    if (!is_beside) sizes[i] = of_mask < 0 ? 1 : mask.size(of_mask);
   }
-  return view_of(mask.expand(sizes).contiguous());
+  const Tensor bytes = mask.expand(sizes);
+  if (are_rows) return view_of(bytes.movedim(dim, -1).contiguous().movedim(-1, dim));
+  return view_of(bytes.contiguous());
 }
 
 // The entries that a causal mask keeps: those of the keys up to the query's own, the last query's being

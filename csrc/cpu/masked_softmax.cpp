@@ -1,6 +1,3 @@
-#include <ATen/ops/logical_and.h>
-#include <ATen/ops/ones.h>
-
 #include "csrc/cpu/masked_rows.h"
 #include "csrc/cpu/walk_logits.h"
 #include "csrc/outputs.h"
@@ -70,59 +67,82 @@ class CausalSoftmax {
   float empty_;  // a row that keeps nothing
 
   void work(int64_t first, int64_t end) const {
+    while (first < end && mask_.kept(first) == 0) fill(first++, 0, empty_);
+    if (first == end) return;
     const int64_t most = mask_.kept(end - 1);
     if (most > kFew) {
-      for (int64_t row = first; row < end; ++row) {
-        const int64_t kept = mask_.kept(row);
-        if (kept > 0)
-          walk_contiguous<SoftmaxRows, In, Out>(
-              {1, kept, 1},
-              {in_.logits[row], {}, 1},
-              {out_[row], {}, 1},
-              scales_.from(row),
-              {nullptr, 0});
-        fill_beyond(row, kept);
-      }
+      for (int64_t row = first; row < end; ++row) softmax_of_first(row, mask_.kept(row));
       return;
     }
-    if (most > 0)
-      of_types<In, Out>(*kernels().masked_softmax)
-          .rows({
-              in_.rows_from(first),
-              in_.offsets.strides[0],
-              out_[first],
-              rows_.length,
-              end - first,
-              most,
-              scales_.from(first),
-              sizeof(Out) < sizeof(Lane) ? scratch<Lane>(kFew) : nullptr,
-              {nullptr, 0}
-      });
+    of_types<In, Out>(*kernels().masked_softmax)
+        .rows(logits(in_.rows_from(first), first, end - first, most));
     for (int64_t row = first; row < end; ++row) fill_beyond(row, most);
   }
+  void softmax_of_first(int64_t row, int64_t kept) const {
+    if (kept > simd::kChunk)
+      walk_long_rows<SoftmaxRows, In, Out>(
+          {1, kept, 1},
+          {in_.logits[row], {}, 1},
+          {out_[row], {}, 1},
+          scales_.from(row),
+          {nullptr, 0});
+    else
+      of_types<In, Out>(*kernels().softmax).rows(logits(in_.logits[row], row, 1, kept));
+    fill_beyond(row, kept);
+  }
+  template <typename From>
+  auto logits(From from, int64_t row, int64_t count, int64_t length) const {
+    return simd::Logits<simd::Pointee<From>, Out>{
+        from,
+        in_.offsets.strides[0],
+        out_[row],
+        rows_.length,
+        count,
+        length,
+        scales_.from(row),
+        sizeof(Out) < sizeof(Lane) ? scratch<Lane>(length) : nullptr,
+        {nullptr, 0}
+    };
+  }
+  // NaN in a row without probabilities.
   void fill_beyond(int64_t row, int64_t from) const {
-    const auto beyond = static_cast<TorchElement<Out>>(mask_.kept(row) > 0 ? 0.0f : empty_);
+    const auto* const elements = reinterpret_cast<const TorchElement<Out>*>(out_[row]);
+    fill(row, from, elements[0] == elements[0] ? 0.0f : kNaN<float>);
+  }
+  void fill(int64_t row, int64_t from, float value) const {
     auto* const elements = reinterpret_cast<TorchElement<Out>*>(out_[row]);
-    std::fill(elements + from, elements + rows_.length, beyond);
+    std::fill(elements + from, elements + rows_.length, static_cast<TorchElement<Out>>(value));
   }
 };
 
-// Rows without probabilities as no logit is above −inf become 0.
+// Rows without probabilities as no logit is above −inf become 0. As many rows at a time as lie side by
+// side in memory.
 template <typename In, typename Out, typename Lane>
 void clear_empty_rows(
     const Rows& rows,
     const MaskedRows<In>& in,
     const TensorRows<Out>& out,
     RowValues<Lane> scales) {
-  for_each_range({rows.outer, 1, rows.inner}, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      auto* const y = reinterpret_cast<TorchElement<Out>*>(out[row]);
-      if (y[0] == y[0] || scales[row] != scales[row]) continue;
-      Lane* const logits = scratch<Lane, 1>(rows.length);
-      in.gather_row(row, rows.length, logits);
-      const bool is_empty =
-          std::all_of(logits, logits + rows.length, [](Lane x) { return x == -kInfinity<Lane>; });
-      for (int64_t j = 0; is_empty && j < rows.length; ++j) y[j * out.length_stride] = 0;
+  const int64_t most = out.has_rows(rows.length) ? 1 : simd::kColumns;
+  for_each_range({rows.outer, 1, rows.inner}, most, [&](int64_t begin, int64_t end) {
+    int64_t candidates[simd::kColumns];
+    for (int64_t first = begin; first < end; first += most) {
+      int64_t count = 0;
+      for (int64_t row = first; row < std::min(first + most, end); ++row) {
+        const auto probability = *reinterpret_cast<const TorchElement<Out>*>(out[row]);
+        if (probability != probability && scales[row] == scales[row]) candidates[count++] = row;
+      }
+      for (int64_t j = 0; j < rows.length && count > 0; ++j)
+        count = std::remove_if(
+                    candidates,
+                    candidates + count,
+                    [&](int64_t row) {
+                      return in.template element<Lane>(row, j) != -kInfinity<Lane>;
+                    }) -
+                candidates;
+      for (int64_t j = 0; j < rows.length; ++j)
+        for (int64_t i = 0; i < count; ++i)
+          reinterpret_cast<TorchElement<Out>*>(out[candidates[i]])[j * out.length_stride] = 0;
     }
   });
 }
@@ -143,17 +163,13 @@ Tensor masked_softmax(
   const Rows rows = Rows::of(self, dim);
   const RowView logits = RowView::of(self, dim);
   const int64_t queries = is_causal ? self.size(-2) : 0;
-  const CausalMask causal(queries, rows.length);
-  const bool has_mask = mask && mask->defined();
-  Tensor kept = has_mask ? *mask : Tensor();
-  if (has_mask && is_causal)
-    kept = at::logical_and(
-        kept, at::ones({queries, rows.length}, kept.options()).tril(rows.length - queries));
-  const RowView view = has_mask ? mask_view(kept, logits.tensor, dim) : RowView{};
-  const MaskBytes bytes =
-      has_mask
-          ? MaskBytes{static_cast<const uint8_t*>(view.tensor.const_data_ptr()), view.offsets, view.length_stride}
-          : causal.rows();
+  const CausalMask causal(queries, is_causal ? rows.length : 0);
+  const RowView view = is_causal ? RowView{} : mask_view(*mask, logits.tensor, dim);
+  const MaskBytes bytes = is_causal ? causal.rows()
+                                    : MaskBytes{
+                                          static_cast<const uint8_t*>(view.tensor.const_data_ptr()),
+                                          view.offsets,
+                                          view.length_stride};
   with_element_type(self.scalar_type(), [&]<typename InTensor>() {
     with_element_type(output.scalar_type(), [&]<typename OutTensor>() {
       using Lane = LaneOf<InTensor, OutTensor>;
@@ -169,7 +185,7 @@ Tensor masked_softmax(
           const bool are_rows = in.has_rows(rows.length) && y.has_rows(rows.length);
           if (!scales.is_usual() || !(are_rows || (in.has_columns() && y.has_columns())))
             return false;
-          if (are_rows && !has_mask)
+          if (are_rows && is_causal)
             CausalSoftmax<In, Out>(rows, x, causal, queries, y, scales.values(), empty_is_zero)();
           else
             walk_contiguous<MaskedSoftmaxRows, In>(rows, in, y, scales.values(), no_grads);

@@ -38,6 +38,9 @@ struct RowCalls {
   Tensor indices;
   Tensor log_probs;
 
+  double temperature_of(int64_t row) const {
+    return temperature.is_of_rows() ? temperature[row] : 1 / scale;
+  }
   SamplingOptions options(int64_t row) const {
     return {
         temperature.is_of_rows() ? inverse_temperature(temperature[row]) : scale,
@@ -105,8 +108,8 @@ void check_drawn(const Rows& rows, const RowCalls& calls) {
     const SamplingOptions options = calls.options(row);
     TORCH_CHECK_VALUE(
         options.is_valid(),
-        "sample: expected temperature >= 0, top_p >= 0 and min_p <= 1, got 1 / temperature = ",
-        options.scale,
+        "sample: expected temperature >= 0, top_p >= 0 and min_p <= 1, got temperature = ",
+        calls.temperature_of(row),
         ", top_p = ",
         options.top_p,
         " and min_p = ",

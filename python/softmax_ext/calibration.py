@@ -239,6 +239,7 @@ def brier_score(
     _check_shapes(op, input, target)
     valid, classes = _classes(op, input, target, ignore_index)
     probs = _probabilities(op, input.masked_fill(~valid.unsqueeze(1), 0), temperature, from_logits)
+    _check_confidence(op, probs.detach().amax(1), from_logits)
     certain = torch.ones_like(classes, dtype=probs.dtype).unsqueeze(1)
     errors = probs.scatter_add(1, classes.unsqueeze(1), -certain)
     scores = errors.square().sum(1).masked_fill(~valid, 0)
@@ -255,17 +256,24 @@ def _predictions(
 ) -> tuple[Tensor, Tensor | None]:
     """Confidence of each row that is not ignored, and whether its prediction is right: ``[rows]``, detached."""
     _check_shapes(op, input, target)
+    if isinstance(temperature, Tensor):
+        temperature = temperature.detach()
     confidence, predicted = _probabilities(op, input.detach(), temperature, from_logits).max(1)
     if target is None:
         confidence, is_right = confidence.flatten(), None
     else:
         valid, classes = _classes(op, input, target, ignore_index)
         confidence, is_right = confidence[valid], (predicted == classes)[valid]
+    _check_confidence(op, confidence, from_logits)
+    return confidence.clamp(max=1), is_right
+
+
+def _check_confidence(op: str, confidence: Tensor, from_logits: bool) -> None:
+    """``confidence``: the largest probability of each row."""
     is_probability = (confidence >= 0) & (confidence <= 1 + 1e-6)  # NaN is none
     if not bool(is_probability.all()):
         wanted = "logits with a softmax" if from_logits else "probabilities"
         raise ValueError(f"{op}: expected {wanted}, got a largest probability of {confidence[~is_probability][0]}")
-    return confidence.clamp(max=1), is_right
 
 
 def _check_shapes(op: str, input: Tensor, target: Tensor | None) -> None:
@@ -291,8 +299,9 @@ def _classes(op: str, input: Tensor, target: Tensor, ignore_index: int) -> tuple
     """Which rows count, and the class of each, 0 in the others."""
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise ValueError(f"{op}: expected class indices of an integer dtype as target, got {target.dtype}")
+    target = target.long()  # in which an ignore_index below 0 is no class of a uint8
     valid = target != ignore_index
-    classes = target.long().masked_fill(~valid, 0)
+    classes = target.masked_fill(~valid, 0)
     is_class = (classes >= 0) & (classes < input.shape[1])
     if not bool(is_class.all()):
         wrong = classes[~is_class][0].item()

@@ -158,7 +158,8 @@ def entropy(
 
     Raises:
         IndexError: ``dim`` is out of range.
-        ValueError: ``temperature`` is a number below 0 or NaN, or does not broadcast; ``base`` is not above 0, or is 1.
+        ValueError: ``temperature`` is a number below 0 or NaN, or does not broadcast; ``base`` is not above 0 and finite,
+            or is 1.
         NotImplementedError: the dtype is not one of the above.
 
     The gradient is ``−p (log p + H) / T``. Differentiable to any order, forward and backward.

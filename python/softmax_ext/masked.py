@@ -24,7 +24,7 @@ def masked_softmax(
     Args:
         input: Logits of any shape; float64, float32, bfloat16 or float16 (or with ``dtype``, integer or bool).
         mask: True where an entry is kept, as in :mod:`torch.masked`; a bool tensor that broadcasts against ``input``.
-            It is read beside the logits, and copied only if it broadcasts along ``dim``.
+            It is read beside the logits, and copied only where its bytes do not lie as the logits do.
         dim: The dimension along which probabilities add up to 1.
         dtype: The dtype of the result, as in :func:`softmax`; by default that of ``input``.
         temperature: As in :func:`softmax`.
@@ -67,8 +67,8 @@ def causal_softmax(
             to i + k − q, as the lower-right bias of :func:`torch.nn.functional.scaled_dot_product_attention`.
         dtype: The dtype of the result, as in :func:`softmax`; by default that of ``input``.
         temperature: As in :func:`softmax`.
-        empty: What a query yields that sees no key, as there are more queries than keys: ``"zero"`` with gradient 0, or
-            ``"nan"``.
+        empty: What a query yields that sees no key, as there are more queries than keys, or none above −inf:
+            ``"zero"`` with gradient 0, or ``"nan"``.
 
     Returns:
         A contiguous tensor of ``input``'s shape, 0 at later keys, whose scores are not read.

@@ -35,8 +35,8 @@ def sample(
             Off at 0 and below.
         num_samples: How many are drawn from each row, independently: a token may come more than once.
         generator: Where the seed is drawn from; torch's own for the device by default.
-        seed: Instead of a generator. A number or a tensor of one: the random numbers of a row are then those of (seed,
-            index of the row). One for each row, of shape ``logits.shape[:-1]``: those of (seed of the row, 0), and a row
+        seed: Instead of a generator. An int or a 0-d tensor: the random numbers of a row are then those of (seed, index
+            of the row). One for each row, of shape ``logits.shape[:-1]``: those of (seed of the row, 0), and a row
             yields the same tokens wherever it stands.
 
     Returns:
@@ -46,8 +46,10 @@ def sample(
     Raises:
         ValueError: an option is NaN or out of its range, or does not broadcast; a generator and a seed are given; on
             the CPU, an option of a row is.
-        RuntimeError: on the CPU, a row has a NaN or +inf, or no finite logit; the message names it. CUDA waits for
-            nothing: the indices of such a row are −1.
+        NotImplementedError: the dtype is not one of the above.
+        RuntimeError: the logits are 0-d or of no token, or a tensor is of a wrong dtype or on another device; on the CPU,
+            a row has a NaN or +inf, or no finite logit; the message names it. CUDA waits for nothing: the indices of
+            such a row are −1.
 
     Random numbers are Philox4x32-10's; an index is found by inverting the distribution function at a uniform of 53 bits
     (a token of a probability below 1e-16 may be out of reach). A row's tokens depend on its logits and its seed, not on
@@ -84,8 +86,8 @@ class SamplingProcessor:
     """Draws the next token in Hugging Face's ``generate``, as a logits processor.
 
     It leaves the score 0 for the token that it draws and −inf for all others, so that ``do_sample=False`` takes that
-    one. Its arguments are the keyword arguments of :func:`sample`, but for ``num_samples`` and ``seed``: a sequence of
-    steps is repeated by a generator.
+    one; a row without a token to draw is −inf alone. Its arguments are the keyword arguments of :func:`sample`, but for
+    ``num_samples`` and ``seed``: a sequence of steps is repeated by a generator.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> processor = SamplingProcessor(temperature=0.7, top_p=0.9, generator=generator)
@@ -106,4 +108,5 @@ class SamplingProcessor:
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         tokens, _ = sample(scores, generator=self._generator, **self._options)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens, 0)
+        drawn = torch.where(tokens < 0, -torch.inf, 0.0).to(scores.dtype)  # CUDA has −1 where there is no token
+        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.clamp(min=0), drawn)

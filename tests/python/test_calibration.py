@@ -234,6 +234,36 @@ def test_what_is_no_probability_is_refused():
         softmax_ext.calibration_error_floor(X, draws=0)
 
 
+def test_a_class_of_a_small_type_is_not_the_ignored_one():
+    """−100 is 156 in a uint8."""
+    logits, target = torch.randn(6, 200), torch.tensor([156, 1, 2, 3, 156, 5])
+    small = target.to(torch.uint8)
+    assert softmax_ext.reliability_curve(logits, small).count.sum() == 6
+    assert softmax_ext.calibration_error(logits, small) == softmax_ext.calibration_error(logits, target)
+    assert softmax_ext.brier_score(logits, small) == softmax_ext.brier_score(logits, target)
+
+
+def test_a_temperature_that_is_learned_is_a_number_here():
+    logits, target = random_predictions(rows=40)
+    temperature = torch.nn.Parameter(torch.tensor(2.0))
+    error = softmax_ext.calibration_error(logits, target, temperature=temperature)
+    assert not error.requires_grad
+    assert error == softmax_ext.calibration_error(logits, target, temperature=2.0)
+    softmax_ext.plot_reliability(logits, target, temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "input", "from_logits"),
+    [
+        ("probabilities", torch.tensor([[3.0, -1.0]]), False),
+        ("logits with a softmax", torch.tensor([[math.nan, 1.0]]), True),
+    ],
+)
+def test_the_brier_score_refuses_what_is_no_probability(wanted, input, from_logits):
+    with pytest.raises(ValueError, match=f"brier_score: expected {wanted}, got a largest probability of"):
+        softmax_ext.brier_score(input, torch.tensor([0]), from_logits=from_logits)
+
+
 def test_the_diagram_shows_the_curve():
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     logits, target = random_predictions(2000)

@@ -374,7 +374,7 @@ M = torch.tensor([True, False, True])
 
 @pytest.mark.parametrize("base", [0.0, 1.0, -2.0, float("inf"), float("nan")])
 def test_a_base_that_no_logarithm_has(base):
-    message = f"entropy: expected a base of logarithms, above 0 and not 1, got {base:g}"
+    message = f"entropy: expected a base of logarithms, finite, above 0 and not 1, got {base:g}"
     raises(ValueError, message, lambda: softmax_ext.entropy(X, 1, base=base))
 
 
@@ -427,7 +427,18 @@ def test_a_mask_that_is_not_bool(dtype, word):
     raises(RuntimeError, message, lambda: softmax_ext.masked_softmax(X, M.to(dtype), 1))
 
 
+def test_entropy_of_integers_names_no_option_that_it_has_not():
+    with pytest.raises(NotImplementedError, match=r"entropy: expected input of dtype .* got Long$"):
+        softmax_ext.entropy(X.long(), 1)
+
+
 def test_arguments_of_masked_softmax_that_are_none():
+    raises(RuntimeError, "masked_softmax: expected a mask, got none", lambda: softmax_ext.masked_softmax(X, None, 1))
+    raises(
+        RuntimeError,
+        "causal_softmax: expected no mask, got one",
+        lambda: torch.ops.softmax_ext._masked_softmax(X, M, None, -1, 1.0, None, True, True),
+    )
     raises(
         RuntimeError,
         f"masked_softmax: expected mask on the input's device {X.device}, got meta",

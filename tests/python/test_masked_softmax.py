@@ -295,3 +295,31 @@ def test_a_result_of_another_dtype_has_the_gradient_of_its_input():
     (torch_masked_softmax(y, mask, 1) * weights).sum().backward()
     assert x.grad.dtype == torch.bfloat16
     torch.testing.assert_close(x.grad.double(), y.grad, atol=2**-9, rtol=2**-8)
+
+
+@pytest.mark.parametrize("poison", [NAN, INF, -INF], ids=str)
+@pytest.mark.parametrize("size", [20, 300, 5000])
+def test_a_causal_row_without_a_softmax_is_nan_as_a_whole(size, poison):
+    """Also beyond what it keeps, and in every layout."""
+    scores = torch.zeros(size, size)
+    rows = [0, 3, size // 2, size - 1]
+    for row in rows:
+        scores[row, : 1 if poison != -INF else size] = poison
+    for x in (scores, scores.mT.contiguous().mT):
+        is_nan = softmax_ext.causal_softmax(x, empty="nan").isnan()
+        assert is_nan[rows].all()
+        assert is_nan.sum() == len(rows) * size
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_rows_that_keep_nothing_are_zero_along_every_dim(dim):
+    x = torch.randn(300, 257)
+    x[dim * 5, :] = -INF
+    x[:, 7] = -INF
+    mask = torch.rand(300, 257) < 0.7
+    mask[:, 200:] = False
+    mask[120:, :] = False
+    actual = softmax_ext.masked_softmax(x, mask, dim, empty="zero")
+    expected = torch_masked_softmax(x.double(), mask, dim)
+    assert (actual.double() - expected.nan_to_num(0)).abs().max() < 1e-6
+    assert (softmax_ext.masked_softmax(x, mask, dim).isnan() == expected.isnan()).all()

@@ -297,7 +297,16 @@ X, T = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
         (NotImplementedError, "expected input of dtype float64, float32, bfloat16 or float16, got Long", (X.long(), T)),
         (RuntimeError, "expected logits of shape [C] or [N, C, ...], got a 0-d tensor", (X[0, 0], T[0])),
         (RuntimeError, "expected weight of shape [3], one per class, got [4]", (X, T, torch.ones(4))),
-        (ValueError, "expected weights of classes >= 0", (X, T, torch.tensor([1.0, -1.0, 1.0]))),
+        (
+            ValueError,
+            "expected finite weights of classes >= 0, got -1 for class 1",
+            (X, T, torch.tensor([1.0, -1.0, 1.0])),
+        ),
+        (
+            ValueError,
+            "expected finite weights of classes >= 0, got inf for class 2",
+            (X, T, torch.tensor([1.0, 1.0, math.inf])),
+        ),
         (ValueError, "expected a row that is not ignored and whose class has a weight", (X, T * 0 - 100)),
         (ValueError, "expected a row that is not ignored and whose class has a weight", (X, T, torch.zeros(3))),
         (ValueError, "expected a row that is not ignored and whose class has a weight", (X[:0], T[:0])),

@@ -49,17 +49,28 @@ SOFTMAX_EXT_INLINE LaneOf<In>* place_for_terms(Out* y, LaneOf<In>* scratch) {
 template <typename In, typename Out>
 inline constexpr bool kKeepsPairs = sizeof(Out) == 2 && kPairsAlike<In, Out>;
 
+// `next` and `next_terms`: what comes after it.
 template <typename In, typename Out>
-Summary<In> summarize(Pointer<const In> x, LaneOf<In>* terms, int64_t count, LaneOf<In> scale) {
+SOFTMAX_EXT_INLINE Summary<In> summarize_before(
+    Pointer<const In> next,
+    LaneOf<In>* next_terms,
+    Pointer<const In> x,
+    LaneOf<In>* terms,
+    int64_t count,
+    LaneOf<In> scale) {
   return span_summary<Sum::all_terms, kKeepsPairs<In, Out>>(
       x,
       count,
       scale,
-      x + count,
+      next,
       [&](int64_t at, int some, Lanes<LaneOf<In>> term) SOFTMAX_EXT_INLINE_LAMBDA {
-        __builtin_prefetch(terms + count + at, 1);
+        __builtin_prefetch(next_terms + at, 1);
         store_lanes(terms + at, some, term);
       });
+}
+template <typename In, typename Out>
+Summary<In> summarize(Pointer<const In> x, LaneOf<In>* terms, int64_t count, LaneOf<In> scale) {
+  return summarize_before<In, Out>(x + count, terms + count, x, terms, count, scale);
 }
 
 template <typename In, typename Out>
@@ -201,7 +212,13 @@ void rows(const Logits<In, Out>& logits) {
     Scalar grad = 0;
     if constexpr (Op::kHasGrad) grad = logits.grad[row];
     Scalar* const terms = place_for_terms<In>(y, logits.scratch);
-    const auto summary = summarize<In, Out>(x, terms, logits.length, scale);
+    const auto summary = summarize_before<In, Out>(
+        row_at(logits.in, row + 1, logits.in_stride),
+        place_for_terms<In>(y + logits.out_stride, logits.scratch),
+        x,
+        terms,
+        logits.length,
+        scale);
     if constexpr (Op::kHasGrad) {
       if (summary.max == kInfinity<Scalar>) {
         beside_infinity(x, 1, y, 1, logits.length, grad);
