@@ -8,11 +8,13 @@ by the way that ours is: what that way costs more than torch's Python binding, o
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 import softmax_ext
+from benchmarks import results
 from benchmarks.interleaved import machine, medians
 
 COLUMNS = ("torch", "torch.ops.aten", "torch.ops.softmax_ext", "softmax_ext")
@@ -54,18 +56,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=2, default=(1, 10), metavar=("ROWS", "LENGTH"))
     parser.add_argument("--repeats", type=int, default=15, help="batches per function, at least 9")
+    parser.add_argument("--result", type=Path, default=Path("build/bench/calls"), help="without suffix")
     arguments = parser.parse_args()
     if arguments.repeats < 9:
         parser.error(f"expected at least 9 repeats, got {arguments.repeats}")
     torch.set_num_threads(1)
-    print(machine())
-    print(f"shape {tuple(arguments.shape)}, float32\n")
+    about = [*machine().splitlines(), f"shape {tuple(arguments.shape)}, float32"]
+    print(*about, "", sep="\n")
     print("| call | " + " | ".join(COLUMNS) + " |")
     print("| --- |" + " --- |" * len(COLUMNS))
+    lines = []
     for name, functions in cases(torch.randn(*arguments.shape)).items():
         times = medians(functions, arguments.repeats)
+        lines.append({"call": name, "seconds": times})
         cells = (f" {times[c] * 1e6:.2f} µs = {times[c] / times['torch']:.2f} × |" for c in COLUMNS)
         print(f"| {name} |" + "".join(cells))
+    results.save(arguments.result, about, lines)
 
 
 if __name__ == "__main__":

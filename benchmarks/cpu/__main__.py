@@ -7,14 +7,13 @@
 
 Prints ratios (peer's time / ours) beside what is asked of them, and how ours compares with a pass over the same memory:
 ``torch.mul(x, c, out=y)`` where there is an output, else ``x.sum()``; an entropy and masked softmaxes, with our own
-logsumexp and softmax of as many logits. RESULT.json has the times, RESULT.png the chart.
+logsumexp and softmax of as many logits. RESULT.json has what was measured, RESULT.png the chart of times.
 
 The time of large new results depends on malloc: glibc returns them to the system at each free. --tuned-malloc keeps
 them, for torch's as for ours.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -27,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 import softmax_ext
+from benchmarks import results
 from benchmarks.cpu import accuracy, cases, chart, memory, sampling
 from benchmarks.interleaved import machine, medians
 
@@ -89,7 +89,9 @@ def main() -> None:
     console.print(*about, sep="\n", markup=False)
     for is_wanted, report in ((arguments.accuracy, accuracy), (arguments.memory, memory)):
         if is_wanted:
-            console.print(report.table())
+            lines = report.measure()
+            results.save(arguments.result, about, lines)
+            console.print(report.table(lines))
             return
 
     chosen = [
@@ -105,9 +107,7 @@ def main() -> None:
     for case, threads in track(chosen, "measuring", console=console, disable=not sys.stdout.isatty()):
         compiles = not arguments.no_compile and not (arguments.quick and threads < max(arguments.threads))
         lines.append(measure(case, threads, arguments.repeats, compiles))
-        arguments.result.parent.mkdir(parents=True, exist_ok=True)
-        content = {"about": about, "lines": lines}
-        arguments.result.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+        results.save(arguments.result, about, lines)
     table = Table("case", "dtype", "threads", "ours", *(f"{peer} / ours" for peer in PEERS), "of a pass")
     for line in lines:
         table.add_row(*row(line))

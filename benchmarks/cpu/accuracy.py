@@ -1,6 +1,7 @@
 """Errors of ours beside torch's, against float64 (long double for float64)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,10 +49,11 @@ def logsumexp_error(function: Callable, x: Tensor) -> float:
 
 
 def cross_entropy_error(function: Callable, x: Tensor) -> float:
+    """That of the losses of rows, relative to the larger of 1 and the loss, in units of 1e-7."""
     target = torch.arange(x.shape[0]) % x.shape[1]
     exact = F.cross_entropy(x.double(), target, reduction="none")
     loss = function(x, target, reduction="none").double()
-    return _largest_over((loss - exact).abs(), ulp(exact.clamp(min=1), torch.float32))
+    return _largest_over((loss - exact).abs(), exact.clamp(min=1)) / 1e-7
 
 
 def row_sum_error(function: Callable, x: Tensor) -> float:
@@ -84,24 +86,38 @@ def true_class_error(function: Callable, x: Tensor) -> float:
 
 
 def misrounded(function: Callable, x: Tensor) -> float:
-    """The share of 16-bit results that are not the correctly rounded ones, in percent."""
+    """How many of a million 16-bit results are not the correctly rounded ones."""
     exact = getattr(torch, function.__name__)(x.double(), -1).to(x.dtype)
-    return 100 * float((function(x, -1) != exact).double().mean())
+    return 1e6 * float((function(x, -1) != exact).double().mean())
 
 
-MEASURES = {
-    "softmax float32, u·(1 + distance)": (softmax_error, torch.float32, "softmax"),
-    "log_softmax float32, ULP": (log_softmax_error, torch.float32, "log_softmax"),
-    "logsumexp float32, ULP": (logsumexp_error, torch.float32, "logsumexp"),
-    "cross_entropy float32, ULP": (cross_entropy_error, torch.float32, "cross_entropy"),
-    "softmax float32, |1 − row sum|, 1e-7": (row_sum_error, torch.float32, "softmax"),
-    "cross_entropy gradient bfloat16, L2 of ideal": (gradient_error, torch.bfloat16, "cross_entropy"),
-    "true class's gradient float32, 1e-7": (true_class_error, torch.float32, "cross_entropy"),
-    "softmax bfloat16, % misrounded": (misrounded, torch.bfloat16, "softmax"),
-    "log_softmax bfloat16, % misrounded": (misrounded, torch.bfloat16, "log_softmax"),
-    "softmax float16, % misrounded": (misrounded, torch.float16, "softmax"),
-    "log_softmax float16, % misrounded": (misrounded, torch.float16, "log_softmax"),
-}
+class Measure(NamedTuple):
+    name: str
+    function: str
+    dtype: torch.dtype
+    unit: str
+    #: The largest error that is allowed; shorter rows may have another.
+    bound: float
+    measure: Callable[[Callable, Tensor], float]
+    bound_of_short_rows: float | None = None
+
+
+F32, F16, BF16, F64 = torch.float32, torch.float16, torch.bfloat16, torch.float64
+MEASURES = (
+    Measure("probability", "softmax", F32, "u · (1 + d)", 6, softmax_error, 8),
+    Measure("1 − sum of a row", "softmax", F32, "1e-7", 5, row_sum_error),
+    Measure("log-probability", "log_softmax", F32, "ULP", 4, log_softmax_error),
+    Measure("log-sum-exp", "logsumexp", F32, "ULP", 2, logsumexp_error),
+    Measure("loss of a row", "cross_entropy", F32, "1e-7 · max(1, loss)", 4, cross_entropy_error),
+    Measure("gradient of the true class", "cross_entropy", F32, "1e-7", 2, true_class_error),
+    Measure("gradient, L2", "cross_entropy", BF16, "that of rounding", 1.2, gradient_error),
+    Measure("not the nearest number", "softmax", BF16, "of a million", 500, misrounded),
+    Measure("not the nearest number", "log_softmax", BF16, "of a million", 500, misrounded),
+    Measure("not the nearest number", "softmax", F16, "of a million", 500, misrounded),
+    Measure("not the nearest number", "log_softmax", F16, "of a million", 500, misrounded),
+)
+#: Rows of up to this many elements are short.
+SHORT = 128
 
 
 def _wide(x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -129,23 +145,48 @@ def float64_error(function: Callable, length: int) -> float:
     return float(error.max())
 
 
-def table() -> Table:
-    """The largest error over normal logits, ours and torch's, by length."""
-    result = Table("largest error, ours / torch", *(f"N = {length}" for length in LENGTHS))
+MEASURES_OF_FLOAT64 = (
+    Measure("probability", "softmax", F64, "u · (1 + d)", 8, float64_error),
+    Measure("log-sum-exp", "logsumexp", F64, "ULP", 2, float64_logsumexp_error),
+)
+
+
+def measure() -> list[dict]:
+    """The largest errors over normal logits, ours and torch's, by length."""
     torch.manual_seed(0)
     inputs = {length: torch.randn(max(2, ELEMENTS // length), length) for length in LENGTHS}
-    for what, (measure, dtype, name) in MEASURES.items():
-        ours = getattr(softmax_ext, name)
-        theirs = F.cross_entropy if name == "cross_entropy" else getattr(torch, name)
-        cells = []
-        for x in inputs.values():
-            x = x.to(dtype)
-            cells.append(f"{measure(ours, x):.3g} / {measure(theirs, x):.3g}")
-        result.add_row(what, *cells)
-    for what, measure, name in (
-        ("softmax float64, u·(1 + distance)", float64_error, "softmax"),
-        ("logsumexp float64, ULP", float64_logsumexp_error, "logsumexp"),
-    ):
-        functions = getattr(softmax_ext, name), getattr(torch, name)
-        result.add_row(what, *(" / ".join(f"{measure(f, length):.3g}" for f in functions) for length in LENGTHS))
+    lines = []
+    for of in (*MEASURES, *MEASURES_OF_FLOAT64):
+        ours = getattr(softmax_ext, of.function)
+        theirs = F.cross_entropy if of.function == "cross_entropy" else getattr(torch, of.function)
+        for length, x in inputs.items():
+            argument = length if of.dtype == F64 else x.to(of.dtype)
+            is_short = of.bound_of_short_rows is not None and length <= SHORT
+            lines.append(
+                {
+                    "what": of.name,
+                    "function": of.function,
+                    "dtype": str(of.dtype).removeprefix("torch."),
+                    "unit": of.unit,
+                    "length": length,
+                    "bound": of.bound_of_short_rows if is_short else of.bound,
+                    "ours": of.measure(ours, argument),
+                    "torch": of.measure(theirs, argument),
+                }
+            )
+    return lines
+
+
+def table(lines: list[dict]) -> Table:
+    """Ours beside torch's; what is beyond its bound is marked."""
+    result = Table("largest error, ours / torch", *(f"N = {length}" for length in LENGTHS))
+    for begin in range(0, len(lines), len(LENGTHS)):
+        of_measure = lines[begin : begin + len(LENGTHS)]
+        first = of_measure[0]
+        cells = [
+            f"{line['ours']:.3g} / {line['torch']:.3g}" + (" MISSED" if line["ours"] > line["bound"] else "")
+            for line in of_measure
+        ]
+        name = f"{first['function']} {first['dtype']}, {first['what']}, {first['unit']} (bound {first['bound']:g})"
+        result.add_row(name, *cells)
     return result

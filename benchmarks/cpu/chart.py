@@ -1,11 +1,14 @@
-"""The chart of ratios."""
+"""The chart of ratios: ``python -m benchmarks.cpu.chart RESULT.json CHART.png`` draws that of an earlier measurement."""
 
+import argparse
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from benchmarks import results
 
 COLOURS = {"eager": "#3566a8", "torch.compile": "#d98032"}
 
@@ -43,5 +46,18 @@ def draw(lines: list[dict], about: list[str], path: Path) -> None:
     axes.legend(loc="center right", fontsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
     plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser.add_argument("result", type=Path)
+    parser.add_argument("path", type=Path)
+    arguments = parser.parse_args()
+    result = results.load(arguments.result)
+    draw(result["lines"], result["about"], arguments.path)
+
+
+if __name__ == "__main__":
+    main()

@@ -45,39 +45,63 @@ def _layer_step(loss: Callable[..., Tensor], weight: Tensor, target: Tensor) -> 
     return lambda x: torch.autograd.grad(loss(x, weight, target), (x, weight))
 
 
-def table() -> Table:
-    """The peak beside the inputs, as a multiple of the logits' size (ours of a layer: its chunk, and its gradients)."""
+def measure() -> list[dict]:
+    """The peak beside the inputs, in bytes (ours of a layer: its chunk, and its gradients)."""
     if not CLEAR.exists():
         raise RuntimeError("the peak of memory is measured on Linux alone")
-    result = Table("peak / size of the logits", "softmax_ext: recompute", "forward", "inplace", "torch", COMPILED)
+    lines = []
     for shape in SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
             x = torch.randn(shape).to(dtype).requires_grad_()
             target = torch.randint(shape[1], shape[:1])
 
-            functions = [
-                _step(softmax_ext.cross_entropy, target),
-                _step(partial(softmax_ext.cross_entropy, gradient="forward"), target),
-                in_place(target),
-                _step(F.cross_entropy, target),
-                _step(compiled(F.cross_entropy), target),
-            ]
-            size = x.numel() * x.element_size()
-            cells = [f"{peak(function, x) / size:.2f}" for function in functions]
-            result.add_row(f"{' × '.join(map(str, shape))} {str(dtype).removeprefix('torch.')}", *cells)
+            functions = {
+                "recompute": _step(softmax_ext.cross_entropy, target),
+                "forward": _step(partial(softmax_ext.cross_entropy, gradient="forward"), target),
+                "inplace": in_place(target),
+                "torch": _step(F.cross_entropy, target),
+                COMPILED: _step(compiled(F.cross_entropy), target),
+            }
+            lines.append(_line("cross_entropy", shape, dtype, x.numel() * x.element_size(), functions, x))
     for rows, features, classes in LAYERS:
         x = torch.randn(rows, features, requires_grad=True)
         weight = torch.randn(classes, features, requires_grad=True)
         target = torch.randint(classes, (rows,))
 
-        functions = [
-            _layer_step(partial(softmax_ext.linear_cross_entropy, gradient="recompute"), weight, target),
-            _layer_step(partial(softmax_ext.linear_cross_entropy, gradient="forward"), weight, target),
-            None,
-            _layer_step(_pair, weight, target),
-            _layer_step(compiled(_pair), weight, target),
-        ]
+        functions = {
+            "recompute": _layer_step(partial(softmax_ext.linear_cross_entropy, gradient="recompute"), weight, target),
+            "forward": _layer_step(partial(softmax_ext.linear_cross_entropy, gradient="forward"), weight, target),
+            "torch": _layer_step(_pair, weight, target),
+            COMPILED: _layer_step(compiled(_pair), weight, target),
+        }
         size = rows * classes * x.element_size()
-        cells = ["-" if function is None else f"{peak(function, x) / size:.2f}" for function in functions]
-        result.add_row(f"linear {rows} × {features} × {classes} float32", *cells)
+        lines.append(_line("linear_cross_entropy", (rows, features, classes), x.dtype, size, functions, x))
+    return lines
+
+
+def _line(
+    what: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    size: int,
+    functions: dict[str, Callable[[Tensor], object]],
+    x: Tensor,
+) -> dict:
+    return {
+        "function": what,
+        "shape": list(shape),
+        "dtype": str(dtype).removeprefix("torch."),
+        "bytes_of_logits": size,
+        "peak_bytes": {name: peak(function, x) for name, function in functions.items()},
+    }
+
+
+def table(lines: list[dict]) -> Table:
+    """The peaks as multiples of the logits' size."""
+    columns = list(lines[0]["peak_bytes"])
+    result = Table("peak / size of the logits", *columns)
+    for line in lines:
+        peaks = line["peak_bytes"]
+        cells = [f"{peaks[name] / line['bytes_of_logits']:.2f}" if name in peaks else "–" for name in columns]
+        result.add_row(f"{line['function']} {' × '.join(map(str, line['shape']))} {line['dtype']}", *cells)
     return result
