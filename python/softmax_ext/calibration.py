@@ -26,6 +26,7 @@ _BINNINGS = ("width", "mass")
 class TemperatureFit(NamedTuple):
     """What :func:`fit_temperature` found."""
 
+    #: The temperature of the least loss.
     temperature: float
     #: The mean negative log-likelihood at that temperature, in nats.
     nll: float

@@ -241,7 +241,7 @@ def cross_entropy(
             ``"forward"``.
 
     Returns:
-        float64 for float64 logits, else float32 (torch: the dtype of the logits).
+        float64 for float64 logits, else float32. (That of torch has the dtype of the logits.)
 
     Raises:
         IndexError: a target is neither a class nor ``ignore_index`` (CPU; on CUDA an assertion of the device).
@@ -339,10 +339,9 @@ def linear_cross_entropy(
             where that is more.
 
     Returns:
-        float64 for float64 input, else float32: a scalar, or for ``reduction="none"`` ``[…]``.
+        A scalar, or for ``reduction="none"`` ``[…]``; float64 for float64 input, else float32.
 
-    Raises:
-        As :func:`cross_entropy`, and RuntimeError where shapes or dtypes of the layer do not match.
+    Errors are those of :func:`cross_entropy`, and RuntimeError where shapes or dtypes of the layer do not match.
 
     All of autograd works: forward mode, ``create_graph`` and :mod:`torch.func`, and gradients of the target, the weights
     and the temperature; these take the memory of all logits. The input of an ignored row must be finite: it goes into
@@ -388,7 +387,7 @@ def causal_lm_loss(
             that ``gradient=`` makes in the forward pass is scaled in backward.
 
     Returns:
-        The loss: float64 for float64 logits, else float32.
+        The loss, float64 for float64 logits, else float32.
 
     Raises:
         TypeError: ``logits`` is neither a tensor nor has one, or ``labels`` is not one of the above dtypes.
