@@ -1,6 +1,10 @@
 """The pictures: two loss curves with their difference, the confusion matrix, and the classifier's calibration. No screen
-is needed."""
+is needed.
 
+``python -m examples.newsgroups.pictures PATH`` draws the last one from the logits that are part of the package.
+"""
+
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ from torch import Tensor
 
 import softmax_ext
 from examples.newsgroups.agreement import relative_difference
+from softmax_ext.explorer import calibration as in_package
 
 OURS, TORCH, ROUNDING_ONLY = "#0b4f9e", "#f2a33a", "#c4c4c4"
 
@@ -41,7 +46,7 @@ def draw_loss_curves(
         axes.spines[["top", "right"]].set_visible(False)
         for epoch_end in range(steps_per_epoch, len(losses), steps_per_epoch):
             axes.axvline(epoch_end + 0.5, color="#e4e4e4", linewidth=1, zorder=0)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
 def draw_confusion(logits: Tensor, labels: Tensor, class_names: list[str], path: Path) -> None:
@@ -65,7 +70,7 @@ def draw_confusion(logits: Tensor, labels: Tensor, class_names: list[str], path:
         f"Where the {len(labels):,} test documents went, % of each newsgroup ({100 * accuracy:.1f} % are right)"
     )
     figure.colorbar(image, ax=axes, label="% of the true newsgroup's documents", shrink=0.7)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
 def draw_calibration(logits: Tensor, labels: Tensor, temperature: float, path: Path) -> None:
@@ -83,4 +88,15 @@ def draw_calibration(logits: Tensor, labels: Tensor, temperature: float, path: P
         title = f"{name}: {100 * confidence:.1f} % sure, {100 * accuracy:.1f} % right"
         softmax_ext.plot_reliability(logits, labels, temperature=t, ax=axes, title=title)
     figure.suptitle(f"A text classifier on {len(labels):,} held-out documents of 20 Newsgroups", fontsize=13)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draws the calibration of the classifier.")
+    parser.add_argument("path", type=Path)
+    shown = in_package.held_out()[1]
+    draw_calibration(shown.logits, shown.labels, in_package.fitted().temperature, parser.parse_args().path)
+
+
+if __name__ == "__main__":
+    main()

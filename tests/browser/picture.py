@@ -6,10 +6,7 @@ from pathlib import Path
 import harness
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("path", type=Path)
-    path = parser.parse_args().path
+def draw(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with harness.explorer() as address, harness.browser() as browser:
         page = browser.new_page(viewport={"width": 1180, "height": 808}, color_scheme="light")
@@ -17,6 +14,12 @@ def main() -> None:
         page.locator("[data-probability='0']").wait_for()
         page.wait_for_load_state("networkidle")
         page.screenshot(path=path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser.add_argument("path", type=Path)
+    draw(parser.parse_args().path)
 
 
 if __name__ == "__main__":
