@@ -1,7 +1,8 @@
 # make install   virtual environment in .venv with torch, this package and what its demo and tests need
 # make demo      installs, then trains a classifier and shows what the operators do in it
 # make explorer  installs, then serves a page that shows softmax at work
-# make test      C++ tests and Python tests
+# make docs      installs, then builds the documentation in build/docs/html
+# make test      C++ tests, Python tests, and those of the documentation
 # make bench     ours beside torch and torch.compile on this CPU, under two minutes; ARGS= for other options
 # make gpu-check STAGE=test|sanitize|bench   the same on a GPU, with sanitizers, and beside torch
 #
@@ -32,8 +33,8 @@ sources := $(shell find csrc cuda cmake python tools -type f \
   -not -path '*/__pycache__/*' -not -path '*.egg-info/*' -not -path 'python/softmax_ext/[ils]*/*')
 package_sources := CMakeLists.txt README.md pyproject.toml setup.py $(sources)
 
-.PHONY: install demo explorer explorer-picture test test-cpp test-python test-browser test-levels test-kernels test-wheel test-newest lint format gpu-check \
-  bench bench-calls check-archs check-arm check-exp clean
+.PHONY: install demo explorer docs pictures test test-cpp test-python test-browser test-docs test-levels test-kernels test-wheel \
+  test-newest lint format gpu-check bench bench-calls check-archs check-arm check-exp clean
 .NOTPARALLEL:
 
 install: $(VENV)/.installed
@@ -44,7 +45,19 @@ demo: install
 explorer: install
 	$(bin)/python -m softmax_ext.explorer --next-token build/next_token.pt
 
-test: test-cpp test-python test-browser test-levels test-kernels
+# Without the network, once its tools are there.
+sphinx = $(bin)/python -m sphinx -W -n --keep-going --quiet --doctree-dir build/docs/doctrees
+docs: $(VENV)/.docs
+	$(sphinx) -b html docs build/docs/html
+
+# Every picture of the README, from what is part of the sources: the same bytes each time.
+pictures: $(VENV)/.docs $(VENV)/.playwright
+	$(bin)/python -m benchmarks.cpu.chart benchmarks/cpu/results/quick.json benchmarks/cpu/quick.png
+	$(bin)/python -m examples.newsgroups.pictures examples/newsgroups/calibration.png
+	if $(bin)/python tests/browser/harness.py; then $(bin)/python tests/browser/picture.py docs/explorer.png; \
+	else echo "NOT DRAWN: docs/explorer.png, for want of Chromium (apt-get install chromium)"; fi
+
+test: test-cpp test-python test-browser test-docs test-levels test-kernels
 
 test-cpp: $(VENV)/.torch
 	cmake --preset dev $(cmake_options)
@@ -59,9 +72,10 @@ test-browser: $(VENV)/.playwright
 	if $(bin)/python tests/browser/harness.py; then $(bin)/python -m pytest tests/browser; \
 	else echo "NOT TESTED: the explorer in a browser, for want of Chromium (apt-get install chromium)"; fi
 
-# The README's picture of the explorer.
-explorer-picture: $(VENV)/.playwright
-	$(bin)/python tests/browser/picture.py docs/explorer.png
+# The examples of the documentation and of the docstrings, every link, and the README's pictures.
+test-docs: docs
+	$(sphinx) -b doctest docs build/docs/doctest
+	$(bin)/python -m pytest tests/docs
 
 # The tests of values on the instruction sets below the best that this processor has.
 test-levels: install
@@ -159,6 +173,11 @@ $(VENV)/.torch: $(VENV)/.created
 
 $(VENV)/.playwright: $(VENV)/.installed
 	$(pip) install --quiet playwright
+	touch $@
+
+# pip takes the extra from what is installed, and only adds what that names.
+$(VENV)/.docs: $(VENV)/.installed
+	$(pip) install --quiet "softmax_ext[docs]"
 	touch $@
 
 # In the build folder of the dev preset, configured by it first: `make test` then compiles nothing twice.
