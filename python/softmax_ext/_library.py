@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 
 try:
+    #: The version of the package, as "0.1.0".
     __version__ = importlib.metadata.version("softmax_ext")
 except importlib.metadata.PackageNotFoundError:
     raise ImportError("softmax_ext is not installed. Run 'pip install -e .' in the source tree.") from None
 
 _PACKAGE = Path(__file__).resolve().parent
 
-#: For C++ programs: the folder to put in CMAKE_PREFIX_PATH, and that of ``softmax_ext/softmax_ext.h``.
+#: For C++ programs: the folder to put in CMAKE_PREFIX_PATH.
 cmake_prefix_path = str(_PACKAGE)
+#: The folder of ``softmax_ext/softmax_ext.h``.
 include_dir = str(_PACKAGE / "include")
 #: The library; the environment variable SOFTMAX_EXT_LIBRARY names another build of it, one with sanitizers say.
 library_path = os.environ.get("SOFTMAX_EXT_LIBRARY") or str(_PACKAGE / "lib" / "libsoftmax_ext.so")

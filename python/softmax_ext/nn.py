@@ -133,7 +133,7 @@ class LinearCrossEntropyLoss(torch.nn.Module):
 
     Args:
         in_features: Features of the input.
-        num_classes: C.
+        num_classes: How many there are.
         out_features: Further dims of the outputs of each class, as in torch.
         bias: Whether the layer has one.
         device, dtype: Those of the layer, ``self.linear``.
