@@ -81,7 +81,7 @@ test-docs: docs
 test-levels: install
 	for level in portable avx2; do \
 	  (cd tests/python && SOFTMAX_EXT_CPU=$$level $(bin)/python -m pytest -q -n $(JOBS) test_lengths.py test_softmax.py \
-	    test_cross_entropy.py test_cross_entropy_options.py test_out.py test_temperature_fit.py \
+	    test_cross_entropy.py test_cross_entropy_options.py test_shards.py test_out.py test_temperature_fit.py \
 	    test_sample.py test_entropy.py test_masked_softmax.py) || exit 1; \
 	done
 
@@ -101,7 +101,7 @@ test-kernels: install test-cpp
 	$(bin)/python tools/check_kernels.py --if-any $(BUILD)/libsoftmax_ext.so
 	if [ -e $(simt_library) ]; then \
 	  cd tests/python && SOFTMAX_EXT_LIBRARY=$(simt_library) $(bin)/python -m pytest -n $(JOBS) test_lengths.py test_softmax.py \
-	    test_cross_entropy.py test_cross_entropy_options.py test_gradient_ways.py test_errors.py test_lesson.py \
+	    test_cross_entropy.py test_cross_entropy_options.py test_shards.py test_gradient_ways.py test_errors.py test_lesson.py \
 	    test_gradients.py test_functorch.py test_pitfalls.py test_cross_entropy_pitfalls.py test_sample.py \
 	    test_entropy.py test_masked_softmax.py; \
 	else echo "NOT TESTED: the CUDA kernels on the CPU, for want of CUDA headers"; fi

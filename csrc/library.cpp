@@ -210,6 +210,25 @@ TORCH_LIBRARY_FRAGMENT(softmax_ext, m) {
           ") -> (Tensor, Tensor, Tensor)")
           .c_str(),
       tags);
+  // Of rows whose classes are split: those from first_class on, of `classes`. [4, rows…]: max and
+  // log Σ exp((x − max)/T) of the shard, Σ q_j · (−log p_j) with p of its own log-sum-exp, and Σ q;
+  // python/softmax_ext/distributed merges them. Targets are of all classes. Backward has max and
+  // log-sum of the whole row as statistics, and makes the gradient of grad · Σ q_j · (−log p_j) +
+  // grad_logsumexp · lse. Not differentiable: what is, is what they are merged to.
+  const std::string shard =
+      "int dim, SymInt first_class, SymInt classes, SymInt ignore_index, Tensor? weight=None, "
+      "Tensor? temperature=None, float scale=1.0, float label_smoothing=0.0, float softcap=0.0";
+  m.def(
+      c10::str("_cross_entropy_shard(Tensor self, Tensor target, ", shard, ") -> Tensor").c_str(),
+      tags);
+  m.def(
+      c10::str(
+          "_cross_entropy_shard_backward(Tensor grad, Tensor grad_logsumexp, Tensor self, Tensor "
+          "target, Tensor statistics, ",
+          shard,
+          ") -> Tensor")
+          .c_str(),
+      tags);
   // The logits are those of a linear layer, and never there as a whole (csrc/linear_cross_entropy.cpp).
   const std::string linear =
       "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, SymInt chunk, "
@@ -360,6 +379,8 @@ SOFTMAX_EXT_LIBRARY_IMPL(Autograd, m) {
         "_scale_gradient",
         "_class_indices",
         "_temperature_statistics",
+        "_cross_entropy_shard",
+        "_cross_entropy_shard_backward",
         "_sample"})
     m.impl(name, torch::CppFunction::makeFallthrough());
 }
@@ -384,6 +405,8 @@ SOFTMAX_EXT_LIBRARY_IMPL(Meta, m) {
       outputs::cross_entropy_with_gradient,
       outputs::cross_entropy_in_place,
       outputs::cross_entropy_backward>(m);
+  softmax_ext::
+      register_loss_shards<outputs::cross_entropy_shard, outputs::cross_entropy_shard_backward>(m);
   m.impl(
       "_linear_cross_entropy",
       &softmax_ext::linear_cross_entropy_of<outputs::linear_cross_entropy>);

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include <cmath>
+#include <limits>
 
 #include "csrc/element_type.h"
 #include "csrc/output_checks.h"
@@ -32,10 +33,10 @@ void check_dtype(const char* op, const char* name, const Tensor& tensor, at::Sca
       tensor.scalar_type());
 }
 
-// Two numbers of each row.
-c10::SymDimVector statistics_sizes(const Tensor& self, int64_t dim) {
+// Some numbers of each row; by default two.
+c10::SymDimVector statistics_sizes(const Tensor& self, int64_t dim, int64_t numbers = 2) {
   auto sizes = row_sizes(self, dim, /*keepdim=*/false);
-  sizes.insert(sizes.begin(), 2);
+  sizes.insert(sizes.begin(), numbers);
   return sizes;
 }
 
@@ -190,6 +191,63 @@ Tensor cross_entropy_backward(
     const Tensor& statistics,
     const LossArguments& loss) {
   check_backward(grad, grad_logsumexp, self, target, count, statistics, loss);
+  return empty_like_sizes(self, self.scalar_type());
+}
+
+namespace {
+
+void check_shard(
+    const char* op, const Tensor& self, const Tensor& target, const LossArguments& loss) {
+  check_arguments(op, self, target, loss);
+  const auto& [first, classes] = *loss.shard;
+  const auto length = self.sym_size(wrapped_dim(op, loss.dim, self.dim()));
+  TORCH_CHECK_VALUE(
+      first.sym_ge(0).guard_or_true(__FILE__, __LINE__) &&
+          (first + length).sym_le(classes).guard_or_true(__FILE__, __LINE__),
+      op,
+      ": expected logits of classes in [0, ",
+      classes,
+      "), got those from ",
+      first,
+      " to ",
+      first + length);
+}
+
+}  // namespace
+
+Tensor cross_entropy_shard(const Tensor& self, const Tensor& target, const LossArguments& loss) {
+  const char* const op = "cross_entropy_shard";
+  check_shard(op, self, target, loss);
+  const int64_t dim = wrapped_dim(op, loss.dim, self.dim());
+  const Tensor parts =
+      empty_of(self, statistics_sizes(self, dim, 4), lane_dtype(self.scalar_type()));
+  if (self.sym_size(dim).sym_eq(0).guard_or_false(__FILE__, __LINE__)) {
+    parts.zero_();
+    parts.narrow(0, 0, 2).fill_(-std::numeric_limits<double>::infinity());
+  }
+  return parts;
+}
+
+Tensor cross_entropy_shard_backward(
+    const Tensor& grad,
+    const Tensor& grad_logsumexp,
+    const Tensor& self,
+    const Tensor& target,
+    const Tensor& statistics,
+    const LossArguments& loss) {
+  const char* const op = "cross_entropy_shard_backward";
+  check_shard(op, self, target, loss);
+  const int64_t dim = wrapped_dim(op, loss.dim, self.dim());
+  const auto lane = lane_dtype(self.scalar_type());
+  const auto rows = row_sizes(self, dim, /*keepdim=*/false);
+  for (const auto& [name, tensor, sizes] :
+       {std::tuple("grad", &grad, rows),
+        std::tuple("grad_logsumexp", &grad_logsumexp, rows),
+        std::tuple("statistics", &statistics, statistics_sizes(self, dim))}) {
+    check_same_device(op, name, *tensor, self);
+    check_dtype(op, name, *tensor, lane);
+    check_sizes(op, name, *tensor, sizes);
+  }
   return empty_like_sizes(self, self.scalar_type());
 }
 

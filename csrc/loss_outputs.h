@@ -34,6 +34,15 @@ Tensor cross_entropy_backward(
     const Tensor& count,
     const Tensor& statistics,
     const LossArguments& loss);
+// [4, rows…]: (max, log-sum, loss, Σ q); filled for a shard of no classes.
+Tensor cross_entropy_shard(const Tensor& self, const Tensor& target, const LossArguments& loss);
+Tensor cross_entropy_shard_backward(
+    const Tensor& grad,
+    const Tensor& grad_logsumexp,
+    const Tensor& self,
+    const Tensor& target,
+    const Tensor& statistics,
+    const LossArguments& loss);
 // Those of signature::LinearCrossEntropy.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const LinearLayer& layer, const Tensor& target, const LossArguments& loss);

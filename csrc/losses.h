@@ -21,6 +21,12 @@
 
 namespace softmax_ext {
 
+// Where the logits are of some of the classes alone: those from `first` on, of `classes`.
+struct ClassShard {
+  c10::SymInt first;
+  c10::SymInt classes;
+};
+
 // What is the same for all rows.
 struct LossArguments {
   int64_t dim;
@@ -33,9 +39,12 @@ struct LossArguments {
   double label_smoothing = 0;
   double softcap = 0;  // 0: none
   double z_loss = 0;
+  optional<ClassShard> shard = std::nullopt;  // all classes
 
   bool has_weight() const { return weight && weight->defined(); }
   bool has_temperature() const { return temperature && temperature->defined(); }
+  // What the smoothing is spread over, of logits with `length` of them.
+  c10::SymInt classes(c10::SymInt length) const { return shard ? shard->classes : length; }
 };
 
 inline bool has_classes(const Tensor& target) { return !target.is_floating_point(); }
@@ -142,6 +151,73 @@ Tensor cross_entropy_backward_of(
           label_smoothing,
           softcap,
           z_loss});
+}
+
+template <auto function>
+Tensor cross_entropy_shard_of(
+    const Tensor& self,
+    const Tensor& target,
+    int64_t dim,
+    c10::SymInt first_class,
+    c10::SymInt classes,
+    c10::SymInt ignore_index,
+    const optional<Tensor>& weight,
+    const optional<Tensor>& temperature,
+    double scale,
+    double label_smoothing,
+    double softcap) {
+  return function(
+      self,
+      target,
+      LossArguments{
+          dim,
+          Reduction::none,
+ /*leading=*/0,
+          std::move(ignore_index),
+          weight,
+          temperature,
+          scale,
+          label_smoothing,
+          softcap,
+ /*z_loss=*/0,
+          ClassShard{std::move(first_class), std::move(classes)}
+  });
+}
+template <auto function>
+Tensor cross_entropy_shard_backward_of(
+    const Tensor& grad,
+    const Tensor& grad_logsumexp,
+    const Tensor& self,
+    const Tensor& target,
+    const Tensor& statistics,
+    int64_t dim,
+    c10::SymInt first_class,
+    c10::SymInt classes,
+    c10::SymInt ignore_index,
+    const optional<Tensor>& weight,
+    const optional<Tensor>& temperature,
+    double scale,
+    double label_smoothing,
+    double softcap) {
+  return function(
+      grad,
+      grad_logsumexp,
+      self,
+      target,
+      statistics,
+      LossArguments{
+          dim,
+          Reduction::none,
+ /*leading=*/0,
+          std::move(ignore_index),
+          weight,
+          temperature,
+          scale,
+          label_smoothing,
+          softcap,
+ /*z_loss=*/0,
+          ClassShard{std::move(first_class), std::move(classes)}
+  });
 }
 
 // The linear layer whose outputs are the logits.
@@ -255,6 +331,12 @@ void register_losses(torch::Library& m) {
   m.impl("_cross_entropy_with_gradient", &cross_entropy_and_gradient_of<with_gradient>);
   m.impl("_cross_entropy_in_place", &cross_entropy_and_gradient_of<in_place>);
   m.impl("_cross_entropy_backward", &cross_entropy_backward_of<backward>);
+}
+
+template <auto forward, auto backward>
+void register_loss_shards(torch::Library& m) {
+  m.impl("_cross_entropy_shard", &cross_entropy_shard_of<forward>);
+  m.impl("_cross_entropy_shard_backward", &cross_entropy_shard_backward_of<backward>);
 }
 
 // Calls of the primitives, which take what LossArguments holds one by one.

@@ -99,31 +99,6 @@ Tensor divided(const Tensor& grad, const Tensor& count) {
   return grad.div(count.to(grad.scalar_type())).masked_fill(grad == 0, 0);
 }
 
-// The options, as kernels read them; `call` keeps what is copied for it.
-WeightedLoss weighted_loss(RowsCall& call, const Tensor& target, const LossArguments& loss) {
-  WeightedLoss weighted{
-      .classes = {nullptr,  0},
-      .probabilities = { nullptr, {},      0},
-      .weights = nullptr,
-      .weights_sum = nullptr,
-      .label_smoothing = loss.label_smoothing,
-      .softcap = loss.softcap,
-      .z_loss = loss.z_loss
-  };
-  call.set_temperature(loss.temperature, loss.scale);
-  if (has_classes(target))
-    weighted.classes = call.targets(target, loss.ignore_index.expect_int());
-  else
-    weighted.probabilities = call.rows_of(target);
-  if (loss.has_weight()) {
-    const Tensor weight = loss.weight->contiguous();
-    weighted.weights = call.keep(weight).const_data_ptr();
-    weighted.weights_sum =
-        call.keep(weight.sum(at::kDouble).to(weight.scalar_type())).const_data_ptr();
-  }
-  return weighted;
-}
-
 // `logsumexp` is undefined where it is not wanted; `gradient` is, or it is where to write it.
 void compute(
     const Tensor& self,

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "csrc/losses.h"
 #include "csrc/rows.h"
 #include "cuda/losses.h"
 
@@ -73,6 +74,10 @@ class RowsCall {
   void* output(const Tensor& result, at::ScalarType dtype);
   static void* allocate_workspace(void* context, std::size_t bytes);
 };
+
+// The options of a loss, as kernels read them; `call` keeps what is copied for it, and takes the
+// temperature.
+WeightedLoss weighted_loss(RowsCall& call, const Tensor& target, const LossArguments& loss);
 
 ElementType element_type(at::ScalarType dtype);
 

@@ -52,12 +52,15 @@ struct WeightedLoss {
   const void* weights;        // of the classes, in the type of arithmetic; null: 1
   const void* weights_sum;    // theirs
   double label_smoothing;
-  double softcap;  // 0: none
+  int64_t all_classes;  // that the smoothing is spread over
+  double softcap;       // 0: none
   double z_loss;
+  bool is_part;  // of rows, which may be −inf alone; a target of −1 is in another part
 };
 struct WeightedLossResults {
   CrossEntropyRows rows;
-  void* logsumexps;  // or null
+  void* logsumexps;         // or null
+  void* weights = nullptr;  // Σ q; or null
 };
 struct LossGradients {
   RowNumbers losses;

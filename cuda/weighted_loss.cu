@@ -34,12 +34,14 @@ struct WeightedLossTask {
   Lane share;  // of the target, 1 − e
   Lane softcap;
   Lane z_loss;
+  bool is_part;
   RowScales<Lane> scales;
   bool reduces;  // else maxima and log_sums are there already
   Lane* losses;
   Lane* maxima;
   Lane* log_sums;
   Lane* logsumexps;
+  Lane* weights_of_rows;         // Σ q; or null
   RowPointers<Logit> gradients;  // null data: not wanted
   RowValues<const Lane> grads;
   RowValues<const Lane> grad_logsumexps;
@@ -47,9 +49,12 @@ struct WeightedLossTask {
   __device__ __forceinline__ bool is_ignored(int64_t row) const {
     return classes != nullptr && classes[row] == ignore_index;
   }
-  // In range, whatever the target is; it was checked by what reduces.
+  __device__ __forceinline__ bool is_elsewhere(int64_t row) const {
+    return is_part && classes != nullptr && classes[row] == -1;
+  }
+  // In range or −1, whatever the target is; it was checked by what reduces.
   __device__ __forceinline__ int64_t column(int64_t row, int64_t length) const {
-    if (classes == nullptr) return -1;
+    if (classes == nullptr || is_elsewhere(row)) return -1;
     return 0 <= classes[row] && classes[row] < length ? classes[row] : 0;
   }
   __device__ __forceinline__ Lane weight(int64_t column) const {
@@ -171,7 +176,8 @@ __device__ __forceinline__ void visit_row(
   const int64_t target = task.column(row, length);
   if (task.reduces && task.classes != nullptr && is_row)
     simt::require(
-        is_ignored || (0 <= task.classes[row] && task.classes[row] < length),
+        is_ignored || task.is_elsewhere(row) ||
+            (0 <= task.classes[row] && task.classes[row] < length),
         "cross_entropy: expected targets in [0, classes) or ignore_index");
   const Lane target_logit =
       target < 0 || !is_row  // no row of padding reads what another may write
@@ -199,12 +205,15 @@ __device__ __forceinline__ void visit_row(
     values.target_distance = scaled_distance(target_logit, values.max, scale);
   }
   const Lane logsumexp = values.logsumexp();
+  const Lane log_sum_of_part = values.log_sum;
   if (summary.logits.is_undefined() && task.reduces) values.log_sum = kNaN<Lane>;
   if (scale != scale) values.log_sum = kNaN<Lane>;
   if (task.reduces && thread == 0) {
     task.losses[row] = is_ignored ? Lane(0) : values.loss(task.z_loss);
     task.maxima[row] = is_ignored ? Lane(0) : values.max;
-    task.log_sums[row] = is_ignored ? Lane(0) : values.log_sum;
+    task.log_sums[row] = is_ignored ? Lane(0) : task.is_part ? log_sum_of_part : values.log_sum;
+    if (task.weights_of_rows != nullptr)
+      task.weights_of_rows[row] = is_ignored ? Lane(0) : values.spread + values.peak;
     if (task.logsumexps != nullptr) task.logsumexps[row] = is_ignored ? Lane(0) : logsumexp;
   }
   if (task.gradients.data == nullptr) return;
@@ -289,16 +298,18 @@ cudaError_t launch_loss(
         .weights_sum = static_cast<const Lane*>(loss.weights_sum),
         .of_classes =
             {static_cast<Lane>(are_classes ? 0 : share),
-                         static_cast<Lane>(loss.label_smoothing / static_cast<double>(problem.length))},
+                         static_cast<Lane>(loss.label_smoothing / static_cast<double>(loss.all_classes))},
         .share = static_cast<Lane>(share),
         .softcap = static_cast<Lane>(loss.softcap),
         .z_loss = static_cast<Lane>(loss.z_loss),
+        .is_part = loss.is_part,
         .scales = row_scales<Lane>(problem.temperatures),
         .reduces = reduces,
         .losses = static_cast<Lane*>(results.rows.losses),
         .maxima = static_cast<Lane*>(results.rows.maxima),
         .log_sums = static_cast<Lane*>(results.rows.log_sums),
         .logsumexps = static_cast<Lane*>(results.logsumexps),
+        .weights_of_rows = static_cast<Lane*>(results.weights),
         .gradients = output_rows<Logit>(problem, grad_logits),
         .grads = row_values<Lane>(grads.losses),
         .grad_logsumexps = row_values<Lane>(grads.logsumexps)

@@ -18,7 +18,8 @@ struct RunValues {
 template <typename Lane>
 struct LossResults {
   Lane* losses;
-  Lane* logsumexp;  // or null
+  Lane* logsumexp;          // or null
+  Lane* weights = nullptr;  // Σ q; or null
 };
 
 // The gradients of the losses, and of the log-sum-exps.

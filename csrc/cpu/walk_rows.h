@@ -195,14 +195,15 @@ void for_each_long_row(const Rows& rows, Begin begin, Merge merge, End end) {
 }
 
 // A row at a limit of the temperature becomes one that means the same at T = 1; one with an invalid
-// temperature, NaN.
+// temperature, NaN. Returns the maximum of such a row.
 template <typename Lane>
-void apply_limit(Lane* logits, int64_t count, Lane scale) {
-  if (scale > 0 && scale < kInfinity<Lane>) return;
+Lane apply_limit(Lane* logits, int64_t count, Lane scale) {
+  if (scale > 0 && scale < kInfinity<Lane>) return 0;
   Lane max = -kInfinity<Lane>;
   for (int64_t j = 0; j < count; ++j) max = maximum(max, logits[j]);
   for (int64_t j = 0; j < count; ++j)
     logits[j] = scale == scale ? scaled_distance(logits[j], max, scale) : scale;
+  return max;
 }
 template <typename Lane>
 Lane usual_scale(Lane scale) {

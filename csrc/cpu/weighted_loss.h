@@ -21,8 +21,8 @@ class WeightedLossCall {
   using Lane = LaneOf<T>;
   using Element = KernelElement<T>;
 
-  // `target`: int64 and contiguous, or probabilities in the lanes' type. `max` and `log_sum` are of each
-  // row.
+  // `target`: int64 and contiguous, where a negative one is in no logit of its row; or probabilities in
+  // the lanes' type. `max` and `log_sum` are of each row.
   WeightedLossCall(
       const Tensor& self,
       int64_t dim,
@@ -38,6 +38,7 @@ class WeightedLossCall {
         softcap_(static_cast<Lane>(loss.softcap)),
         z_loss_(loss.z_loss),
         share_(1 - loss.label_smoothing),
+        is_part_(loss.shard.has_value()),
         max_(max),
         log_sum_(log_sum) {
     if (loss.has_weight()) {
@@ -45,7 +46,9 @@ class WeightedLossCall {
       weights_ = weight_.const_data_ptr<Lane>();
     }
     const double uniform =
-        rows_.length == 0 ? 0 : loss.label_smoothing / static_cast<double>(rows_.length);
+        rows_.length == 0
+            ? 0
+            : loss.label_smoothing / static_cast<double>(loss.classes(rows_.length).expect_int());
     const bool are_classes = has_classes(target);
     of_classes_ = {static_cast<Lane>(are_classes ? 0 : share_), static_cast<Lane>(uniform)};
     if (are_classes) {
@@ -88,6 +91,7 @@ class WeightedLossCall {
   Lane softcap_;
   double z_loss_;
   double share_;  // of the target, 1 − e
+  bool is_part_;  // rows are parts of rows, which may be −inf alone
   Lane* max_;
   Lane* log_sum_;
   Tensor weight_;
@@ -122,6 +126,10 @@ class WeightedLossCall {
   static bool is_usual(Lane scale) { return scale > 0 && scale < kInfinity<Lane>; }
   bool is_ignored(int64_t row) const {
     return classes_ != nullptr && classes_[row] == ignore_index_;
+  }
+  // Whether the class of the row is among the logits.
+  bool has_class(int64_t row) const {
+    return classes_ != nullptr && classes_[row] >= 0 && !is_ignored(row);
   }
   double weight_of(int64_t column) const { return weights_ == nullptr ? 1 : weights_[column]; }
 
@@ -192,7 +200,10 @@ class WeightedLossCall {
       if (softcap_ != 0) table<Lane>().cap(logits, logits, length, softcap_);
     }
     const Lane scale = scale_.values()[row];
-    apply_limit(logits, length, scale);
+    const Lane max = apply_limit(logits, length, scale);
+    // At T = 0 a maximum remains itself where another part of the row may have a larger one.
+    if (is_part_ && scale == kInfinity<Lane> && max - max == 0)
+      for (int64_t j = 0; j < length; ++j) logits[j] += max;
     const Lane* targets = nullptr;
     if (!classes_) {
       targets = targets_[row];
@@ -278,7 +289,7 @@ class WeightedLossCall {
         factors[r] = static_cast<Lane>(gradient.factor);
         shares[r] = static_cast<Lane>(gradient.share);
         true_classes[r] = static_cast<Lane>(gradient.true_class);
-        if (softcap != 0 && classes_ && !is_ignored(row)) {
+        if (softcap != 0 && has_class(row)) {
           const double slope = target_logit(block, r) / double(softcap_);
           true_classes[r] *= static_cast<Lane>(1 - slope * slope);
         }
@@ -313,7 +324,7 @@ class WeightedLossCall {
         distance * usual,
         0,
         0};
-    if (classes_ && !is_ignored(row)) {
+    if (has_class(row)) {
       values.peak = share_ * weight_of(classes_[row]);
       values.target_distance = (target_logit(block, r) - values.max) * usual;
     }
@@ -327,7 +338,12 @@ class WeightedLossCall {
     if (SoftmaxSummary<double>{values.max, 0}.is_undefined()) values.log_sum = kNaN<double>;
     results.losses[row] = counts ? static_cast<Lane>(values.loss(z_loss_)) : Lane(0);
     max_[row] = counts ? max_[row] : Lane(0);
-    log_sum_[row] = counts ? static_cast<Lane>(values.log_sum) : Lane(0);
+    if (results.weights)
+      results.weights[row] = counts ? static_cast<Lane>(values.spread + values.peak) : Lane(0);
+    if (!counts)
+      log_sum_[row] = Lane(0);
+    else if (!is_part_)
+      log_sum_[row] = static_cast<Lane>(values.log_sum);
   }
 
   WeightedGradient<double> gradient_of(
@@ -340,7 +356,7 @@ class WeightedLossCall {
         z_loss_,
         grad,
         upstream.logsumexp ? double(upstream.logsumexp[row]) : 0,
-        classes_ ? weight_of(classes_[row]) * double(of_classes_.uniform) : 0);
+        has_class(row) ? weight_of(classes_[row]) * double(of_classes_.uniform) : 0);
   }
 
   // The true class, and rows that are ignored: 0, whatever their logits and their upstream gradient are.
@@ -353,7 +369,7 @@ class WeightedLossCall {
     using Value = std::remove_pointer_t<decltype(dx)>;
     if (is_ignored(row))
       for (int64_t j = 0; j < rows_.length; ++j) dx[j * step] = Value(0);
-    else
+    else if (has_class(row))
       dx[classes_[row] * step] = static_cast<Value>(true_class);
   }
 };

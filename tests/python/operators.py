@@ -798,10 +798,12 @@ WITH_OUTPUT = [
     for of in ("softmax", "log_softmax")
     for name in (f"{of}.out", f"{of}.float_out", f"_{of}_into", f"_{of}_backward.out", f"_{of}_backward_into")
 ] + ["softmax_ext::_cross_entropy_in_place", "softmax_ext::_scale_gradient"]
-# What is tested by its own files alone: test_cross_entropy_options.py, test_linear_cross_entropy.py, test_sample.py,
+# What is tested by its own files alone: test_cross_entropy_options.py, test_shards.py, test_linear_cross_entropy.py, test_sample.py,
 # test_sample_integration.py, test_temperature_fit.py.
 OTHERS = [
     "softmax_ext::_class_indices",
+    "softmax_ext::_cross_entropy_shard",
+    "softmax_ext::_cross_entropy_shard_backward",
     "softmax_ext::cross_entropy_with_logsumexp",
     "softmax_ext::cross_entropy_with_logsumexp.float",
     "softmax_ext::_linear_cross_entropy",

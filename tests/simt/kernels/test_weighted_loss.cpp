@@ -147,8 +147,10 @@ Outcome<T> run(const Inputs<T>& in, Way way, const std::vector<float>& saved = {
       .weights = options.has_weights ? weights.data() : nullptr,
       .weights_sum = weights_sum.data(),
       .label_smoothing = options.label_smoothing,
+      .all_classes = in.length,
       .softcap = options.softcap,
-      .z_loss = options.z_loss
+      .z_loss = options.z_loss,
+      .is_part = false
   };
   float* const data = results.data();
   const CrossEntropyRows rows{data, data + in.rows(), data + 2 * in.rows()};
