@@ -9,6 +9,7 @@ _library.load()
 
 from softmax_ext import _vmap, nn  # noqa: E402, F401  (they need the operators)
 from softmax_ext._library import __version__, cmake_prefix_path, include_dir, info, library_path  # noqa: E402
+from softmax_ext.acceleration import Acceleration, accelerate  # noqa: E402
 from softmax_ext.calibration import (  # noqa: E402
     ReliabilityCurve,
     TemperatureFit,
@@ -33,10 +34,12 @@ from softmax_ext.reliability_plot import plot_reliability  # noqa: E402
 from softmax_ext.sampling import SamplingProcessor, sample  # noqa: E402
 
 __all__ = [
+    "Acceleration",
     "ReliabilityCurve",
     "SamplingProcessor",
     "TemperatureFit",
     "__version__",
+    "accelerate",
     "brier_score",
     "calibration_error",
     "calibration_error_floor",
