@@ -1,7 +1,6 @@
-"""What traces operators: opcheck, make_fx, torch.compile, compiled autograd, export, and the Meta kernels under it all."""
+"""What traces operators: opcheck, make_fx, torch.compile, compiled autograd, and the Meta kernels under it all."""
 
 import dataclasses
-import io
 
 import pytest
 import torch
@@ -444,59 +443,6 @@ def test_compiled_autograd_runs_the_hooks_of_saved_tensors(operator):
     with compiled_backward():
         loss.backward()
     torch.testing.assert_close(x.grad, value_and_gradients(operator.reference, [x])[1], **CLOSE)
-
-
-# Export
-
-
-class Model(torch.nn.Module):
-    def __init__(self, operator, temperature):
-        super().__init__()
-        self.operator = operator
-        self.temperature = temperature
-
-    def forward(self, x):
-        return self.operator.ours(x * 2, self.temperature)
-
-    def reference(self, x):
-        return self.operator.reference(x * 2, self.temperature)
-
-
-@pytest.mark.filterwarnings("ignore:The given buffer is not writable", "ignore:`isinstance.treespec, LeafSpec.` is")
-@pytest.mark.parametrize(
-    ("operator", "temperature"),
-    [(operator, None) for operator in OPERATORS]
-    + [(operator, temperature) for operator in FAMILY for temperature in (0.7, "parameter")],
-    ids=name_of,
-)
-def test_an_exported_program_gives_the_same_where_it_is_loaded(operator, temperature):
-    if temperature == "parameter":
-        temperature = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
-    model = Model(operator, temperature)
-    # The number of rows may vary; cross-entropy's target is a constant of the program, made for 4 of them.
-    shapes = {"x": {0: torch.export.Dim("rows", min=2, max=100)}} if operator.has_temperature else None
-    program = torch.export.export(model, (random_logits((4, 5)),), dynamic_shapes=shapes)
-    decomposed = program.run_decompositions()
-    file = io.BytesIO()
-    torch.export.save(program, file)
-    file.seek(0)
-    loaded = torch.export.load(file)
-
-    primitive = str(operator.primitives[0].overload)
-    assert targets_of(decomposed) == [primitive]
-    x = random_logits((4, 5) if shapes is None else (9, 5))
-    for exported in (program, decomposed, loaded):
-        torch.testing.assert_close(exported.module()(x), model.reference(x), **CLOSE)
-
-
-def test_an_exported_program_trains():
-    temperature = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
-    model = Model(OPERATORS[1], temperature)
-    x = random_logits((4, 5))
-    trained = torch.export.export(model, (x,)).module()
-    (trained(x) ** 3).sum().backward()
-    (expected,) = torch.autograd.grad((model.reference(x) ** 3).sum(), temperature)
-    torch.testing.assert_close(dict(trained.named_parameters())["temperature"].grad, expected, **CLOSE)
 
 
 def test_dtype_codes_are_those_of_torch():
