@@ -34,7 +34,7 @@ sources := $(shell find csrc cuda cmake python tools -type f \
 package_sources := CMakeLists.txt README.md pyproject.toml setup.py $(sources)
 
 .PHONY: install demo explorer docs pictures test test-cpp test-python test-browser test-docs test-levels test-kernels test-wheel \
-  test-newest lint format gpu-check bench bench-calls check-archs check-arm check-exp clean
+  test-newest lint format gpu-check bench bench-calls bench-models check-archs check-arm check-exp clean
 .NOTPARALLEL:
 
 install: $(VENV)/.installed
@@ -155,6 +155,9 @@ bench: install
 
 bench-calls: install
 	$(bin)/python -m benchmarks.calls
+
+bench-models: install
+	$(bin)/python -m benchmarks.models --result benchmarks/MODELS.md
 
 clean:
 	rm -rf build dist python/softmax_ext.egg-info

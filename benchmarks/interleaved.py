@@ -4,6 +4,7 @@ import os
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,13 +15,19 @@ BATCH_SECONDS = 0.02
 
 
 def medians(
-    functions: Mapping[str, Callable[[], object]], repeats: int = 15, batch_seconds: float = BATCH_SECONDS
+    functions: Mapping[str, Callable[[], object]],
+    repeats: int = 15,
+    batch_seconds: float = BATCH_SECONDS,
+    trials: int = 100,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """The median time of one call of each function, in seconds, over ``repeats`` batches of ``batch_seconds``."""
+    """The median time of one call of each function, in seconds of ``clock``, over ``repeats`` batches of
+    ``batch_seconds``, of as many calls as ``trials`` before say."""
     timers = {
-        name: Timer("f()", globals={"f": f}, num_threads=torch.get_num_threads()) for name, f in functions.items()
+        name: Timer("f()", globals={"f": f}, num_threads=torch.get_num_threads(), timer=clock)
+        for name, f in functions.items()
     }
-    calls = {name: max(1, round(batch_seconds / timer.timeit(100).mean)) for name, timer in timers.items()}
+    calls = {name: max(1, round(batch_seconds / timer.timeit(trials).mean)) for name, timer in timers.items()}
     times = {name: [] for name in functions}
     for _ in range(repeats):
         for name, timer in timers.items():

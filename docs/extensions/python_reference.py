@@ -20,6 +20,8 @@ TITLES = {
     "sampling": "Sampling",
     "calibration": "Calibration",
     "reliability_plot": "Reliability diagrams",
+    "acceleration": "Acceleration",
+    "onnx": "ONNX",
 }
 #: Programs: a page tells how to use them, and nothing is imported from them.
 PROGRAMS = {"explorer"}
