@@ -37,7 +37,7 @@ FUNCTIONS = {
     "logsumexp": lambda x: softmax_ext.logsumexp(x, 1),
     "entropy": lambda x: softmax_ext.entropy(x, 1),
     "masked_softmax": lambda x: softmax_ext.masked_softmax(x, x.detach() > -0.5, 1, empty="zero"),
-    "causal_softmax": lambda x: softmax_ext.causal_softmax(x.transpose(1, 2)),
+    "causal_softmax": softmax_ext.causal_softmax,
 }
 
 
