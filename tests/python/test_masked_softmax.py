@@ -249,6 +249,20 @@ def test_causal_temperatures_and_layouts(temperature):
             torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-12)
 
 
+@dtypes
+@pytest.mark.parametrize(("queries", "keys"), SHAPES)
+def test_a_causal_row_that_is_nan_is_so_as_a_whole(dtype, queries, keys):
+    for junk in (NAN, INF):
+        scores = torch.randn(queries, keys).to(dtype)
+        first = max(0, queries - keys)  # the first query that sees a key
+        scores[first, 0] = junk
+        for empty in ("nan", "zero"):
+            probs = softmax_ext.causal_softmax(scores, empty=empty)
+            masked = softmax_ext.masked_softmax(scores, causal_mask(queries, keys), -1, empty=empty)
+            assert probs[first].isnan().all()
+            assert torch.equal(probs.isnan(), masked.isnan())
+
+
 def test_gradients_of_causal_scores():
     scores = torch.randn(2, 30, 20, requires_grad=True)
     exact = scores.detach().double().requires_grad_()
