@@ -153,6 +153,11 @@ ARGS ?= --quick
 bench: install
 	$(bin)/python -m benchmarks.cpu $(ARGS)
 
+# Random tensors, options and arguments for every operator, for minutes: what test_properties.py runs a few of.
+MINUTES ?= 10
+soak: install
+	cd tests/python && $(bin)/python -W ignore soak.py --minutes $(MINUTES)
+
 bench-calls: install
 	$(bin)/python -m benchmarks.calls
 
