@@ -9,10 +9,10 @@
 //            to where they are contiguous and of the lanes' type
 
 #include <ATen/Parallel.h>
+#include <c10/core/impl/alloc_cpu.h>
 
 #include <algorithm>
 #include <memory>
-#include <new>
 
 #include "csrc/cpu/levels.h"
 #include "csrc/element_type.h"
@@ -123,17 +123,19 @@ class RowScale {
   Tensor scales_;
 };
 
-// Memory of this thread, kept for its next call; vectors in it cross no cache line.
-inline constexpr std::align_val_t kCacheLine{64};
+// Memory of this thread, kept for its next call; vectors in it cross no cache line, as torch aligns to
+// 64 bytes. Where there is none, the error is torch's.
 template <typename Lane, int slot = 0>
 Lane* scratch(int64_t count) {
   struct Free {
-    void operator()(Lane* data) const { ::operator delete(data, kCacheLine); }
+    void operator()(Lane* data) const { c10::free_cpu(data); }
   };
   static thread_local std::unique_ptr<Lane[], Free> memory;
   static thread_local int64_t size = 0;
   if (size < count) {
-    memory.reset(static_cast<Lane*>(::operator new(count * sizeof(Lane), kCacheLine)));
+    size = 0;
+    memory.reset();  // before there is more: nobody needs both
+    memory.reset(static_cast<Lane*>(c10::alloc_cpu(count * sizeof(Lane))));
     size = count;
   }
   return memory.get();
