@@ -141,7 +141,7 @@ def offences(kernel: Kernel) -> Iterator[str]:
         yield f"{kernel.registers} registers for each of {threads} threads"
     if not count["LDG.128"]:
         yield "no load of 128 bits"
-    without_map = ("summarize_tiles", "LogSumExpRows", "CrossEntropyForward", "sample_kernel")
+    without_map = ("summarize_tiles", "LogSumExpRows", "EntropyRows", "CrossEntropyForward", "sample_kernel")
     maps = not any(part in name for part in without_map)
     if maps and not count["STG.128"]:
         yield "no store of 128 bits"

@@ -3,14 +3,14 @@
 Importing the package loads the library of operators: they are then also at ``torch.ops.softmax_ext``.
 """
 
-from softmax_ext import _library
+from . import _library
 
 _library.load()
 
-from softmax_ext import _vmap, nn  # noqa: E402, F401  (they need the operators)
-from softmax_ext._library import __version__, cmake_prefix_path, include_dir, info, library_path  # noqa: E402
-from softmax_ext.acceleration import Acceleration, accelerate  # noqa: E402
-from softmax_ext.calibration import (  # noqa: E402
+from . import _vmap, nn  # noqa: E402, F401  (they need the operators)
+from ._library import __version__, cmake_prefix_path, include_dir, info, library_path  # noqa: E402
+from .acceleration import Acceleration, accelerate  # noqa: E402
+from .calibration import (  # noqa: E402
     ReliabilityCurve,
     TemperatureFit,
     brier_score,
@@ -19,7 +19,7 @@ from softmax_ext.calibration import (  # noqa: E402
     fit_temperature,
     reliability_curve,
 )
-from softmax_ext.functional import (  # noqa: E402
+from .functional import (  # noqa: E402
     causal_lm_loss,
     cross_entropy,
     cross_entropy_with_logsumexp,
@@ -29,9 +29,9 @@ from softmax_ext.functional import (  # noqa: E402
     logsumexp,
     softmax,
 )
-from softmax_ext.masked import causal_softmax, masked_softmax  # noqa: E402
-from softmax_ext.reliability_plot import plot_reliability  # noqa: E402
-from softmax_ext.sampling import SamplingProcessor, sample  # noqa: E402
+from .masked import causal_softmax, masked_softmax  # noqa: E402
+from .reliability_plot import plot_reliability  # noqa: E402
+from .sampling import SamplingProcessor, sample  # noqa: E402
 
 __all__ = [
     "Acceleration",

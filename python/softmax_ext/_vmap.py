@@ -228,24 +228,30 @@ def _masked_softmax_rule(info, in_dims, self, mask, temperature, dim, scale, dty
     return (result.squeeze(1) if scalar else result), 0
 
 
-for _name in (
-    "_softmax",
-    "_softmax_backward",
-    "_log_softmax",
-    "_log_softmax_backward",
-    "_logsumexp",
-    "_logsumexp_backward",
-    "_entropy",
-    "_entropy_backward",
-):
-    torch.library.register_vmap(f"softmax_ext::{_name}", _normalize_rule(_name))
-for _name in ("_cross_entropy", "_cross_entropy_with_gradient"):
-    torch.library.register_vmap(f"softmax_ext::{_name}", _cross_entropy_rule(_name))
-torch.library.register_vmap(
-    "softmax_ext::_cross_entropy_backward", _with_batched_weight(_cross_entropy_backward_rule, 8)
-)
-torch.library.register_vmap("softmax_ext::_class_indices", _class_indices_rule)
-for _name in ("_linear_cross_entropy", "_linear_cross_entropy_backward"):
-    torch.library.register_vmap(f"softmax_ext::{_name}", _linear_rule(_name))
-torch.library.register_vmap("softmax_ext::_sample", _sample_rule)
-torch.library.register_vmap("softmax_ext::_masked_softmax", _masked_softmax_rule)
+def _register() -> None:
+    for name in (
+        "_softmax",
+        "_softmax_backward",
+        "_log_softmax",
+        "_log_softmax_backward",
+        "_logsumexp",
+        "_logsumexp_backward",
+        "_entropy",
+        "_entropy_backward",
+    ):
+        torch.library.register_vmap(f"softmax_ext::{name}", _normalize_rule(name))
+    for name in ("_cross_entropy", "_cross_entropy_with_gradient"):
+        torch.library.register_vmap(f"softmax_ext::{name}", _cross_entropy_rule(name))
+    torch.library.register_vmap(
+        "softmax_ext::_cross_entropy_backward", _with_batched_weight(_cross_entropy_backward_rule, 8)
+    )
+    torch.library.register_vmap("softmax_ext::_class_indices", _class_indices_rule)
+    for name in ("_linear_cross_entropy", "_linear_cross_entropy_backward"):
+        torch.library.register_vmap(f"softmax_ext::{name}", _linear_rule(name))
+    torch.library.register_vmap("softmax_ext::_sample", _sample_rule)
+    torch.library.register_vmap("softmax_ext::_masked_softmax", _masked_softmax_rule)
+
+
+# Once per process, whatever the number of copies of this package.
+if not torch._C._dispatch_has_kernel_for_dispatch_key("softmax_ext::_softmax", "FuncTorchBatched"):
+    _register()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmax_ext import functional
+from . import functional
 
 _fit_temperature = torch.ops.softmax_ext.fit_temperature.default
 _NORMS = ("l1", "l2", "max")

@@ -9,7 +9,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from softmax_ext import calibration, functional
+from . import calibration, functional
 
 
 def _implicit_dim(rank: int) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from softmax_ext import calibration, functional
+from . import calibration, functional
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

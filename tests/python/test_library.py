@@ -6,6 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
 import torch
 
 import softmax_ext
@@ -105,6 +106,51 @@ def test_importing_twice_and_loading_again_is_harmless():
         """
     )
     assert float(output) == 4.0
+
+
+UNDER_ANOTHER_NAME = """
+    import importlib.util, sys
+    import torch
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, {package!r} + "/__init__.py")
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+"""
+
+
+@pytest.mark.parametrize("first", [None, "import softmax_ext", "load('other_copy')"])
+def test_the_package_can_be_loaded_under_another_name(first):
+    """As the Kernel Hub loads it, beside an installed one or another copy too."""
+    program = (
+        UNDER_ANOTHER_NAME.format(package=str(Path(softmax_ext.__file__).parent))
+        + f"""
+    {first or ""}
+    package = load("of_the_hub")
+    x = torch.zeros(2, 4)
+    print(torch.vmap(lambda row: package.softmax(row, 0))(x).tolist(), package.nn.Softmax(1)(x).tolist())
+    print({first == "import softmax_ext"} or "softmax_ext" not in sys.modules)
+    """
+    )
+    output = run(program)
+    assert output == f"{[[0.25] * 4] * 2} {[[0.25] * 4] * 2}\nTrue\n"
+
+
+def test_a_copy_that_no_installer_knows_has_its_version_in_a_file(tmp_path):
+    package = tmp_path / "copy"
+    package.mkdir()
+    for source in Path(softmax_ext.__file__).parent.glob("*.py"):
+        (package / source.name).write_bytes(source.read_bytes())
+    (package / "version.txt").write_text("7.8.9\n")
+    output = run(
+        UNDER_ANOTHER_NAME.format(package=str(package))
+        + """
+    print(load("of_the_hub").__version__)
+    """,
+        SOFTMAX_EXT_LIBRARY=softmax_ext.library_path,
+    )
+    assert output == "7.8.9\n"
 
 
 def test_the_process_has_one_openmp_runtime():

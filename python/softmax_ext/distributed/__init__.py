@@ -3,9 +3,9 @@
 ``import softmax_ext.distributed.tensor`` adds what ``DTensor`` needs: rules for every operator.
 """
 
-from softmax_ext.distributed.cross_entropy import vocab_parallel_cross_entropy, vocab_parallel_logsumexp
-from softmax_ext.distributed.linear import vocab_parallel_linear_cross_entropy
-from softmax_ext.distributed.sampling import vocab_parallel_sample
+from .cross_entropy import vocab_parallel_cross_entropy, vocab_parallel_logsumexp
+from .linear import vocab_parallel_linear_cross_entropy
+from .sampling import vocab_parallel_sample
 
 __all__ = [
     "vocab_parallel_cross_entropy",

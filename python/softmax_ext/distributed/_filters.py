@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softmax_ext.distributed._collectives import all_gather, all_reduce
+from ._collectives import all_gather, all_reduce
 
 _BITS = 8  # of a threshold that one step of a search finds
 

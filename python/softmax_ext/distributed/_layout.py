@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from softmax_ext.distributed._collectives import all_gather
+from ._collectives import all_gather
 
 
 class Layout(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softmax_ext.distributed._collectives import ToShards
-from softmax_ext.distributed._formulas import Options, Upstream, rows_of
-from softmax_ext.distributed._rows import _shard, by_formula, gradient_of_shard, makes_graph_now, merged
+from ._collectives import ToShards
+from ._formulas import Options, Upstream, rows_of
+from ._rows import _shard, by_formula, gradient_of_shard, makes_graph_now, merged
 
 
 class LinearRowLosses(torch.autograd.Function):

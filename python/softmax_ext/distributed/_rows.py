@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softmax_ext.distributed._collectives import ToShards, all_gather
-from softmax_ext.distributed._formulas import Gradients, Options, Upstream, gradients, ignored_rows, rows_of
-from softmax_ext.distributed._merge import merge, statistics
+from ._collectives import ToShards, all_gather
+from ._formulas import Gradients, Options, Upstream, gradients, ignored_rows, rows_of
+from ._merge import merge, statistics
 
 _shard = torch.ops.softmax_ext._cross_entropy_shard.default
 _shard_backward = torch.ops.softmax_ext._cross_entropy_shard_backward.default

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
-from softmax_ext.distributed._collectives import all_reduce
-from softmax_ext.distributed._formulas import Options, rows_of
-from softmax_ext.distributed._merge import log_sum_exp
-from softmax_ext.distributed._rows import merged
+from ._collectives import all_reduce
+from ._formulas import Options, rows_of
+from ._merge import log_sum_exp
+from ._rows import merged
 
 _ops = torch.ops.softmax_ext
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from softmax_ext.distributed._formulas import Options, rows_of
-from softmax_ext.distributed._layout import layout
-from softmax_ext.distributed._merge import log_sum_exp
-from softmax_ext.distributed._rows import row_losses
+from ._formulas import Options, rows_of
+from ._layout import layout
+from ._merge import log_sum_exp
+from ._rows import row_losses
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

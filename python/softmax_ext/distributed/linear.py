@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from softmax_ext.distributed._formulas import rows_of
-from softmax_ext.distributed._layout import layout
-from softmax_ext.distributed._linear_rows import linear_row_losses
-from softmax_ext.distributed.cross_entropy import RowResults, check_options, check_shapes, options_of, reduced
+from ._formulas import rows_of
+from ._layout import layout
+from ._linear_rows import linear_row_losses
+from .cross_entropy import RowResults, check_options, check_shapes, options_of, reduced
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

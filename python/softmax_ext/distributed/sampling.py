@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from softmax_ext.distributed._collectives import all_gather, all_reduce
-from softmax_ext.distributed._filters import largest, top_p_threshold
-from softmax_ext.distributed._layout import Layout, layout
-from softmax_ext.distributed._random import uniforms
+from ._collectives import all_gather, all_reduce
+from ._filters import largest, top_p_threshold
+from ._layout import Layout, layout
+from ._random import uniforms
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -12,8 +12,8 @@ here alone.
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.experimental import register_sharding
 
-from softmax_ext.distributed._sharded_losses import HANDLERS
-from softmax_ext.distributed._sharding import RULES
+from ._sharded_losses import HANDLERS
+from ._sharding import RULES
 
 for _operator, _rule in RULES.items():
     register_sharding(_operator)(_rule)
