@@ -23,7 +23,8 @@ export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
 torch_dir = $(shell $(bin)/python -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])")
 gpus = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -un | paste -sd ';')
-cmake_options = -DTORCH_DIR=$(torch_dir) '-DSOFTMAX_EXT_ARCHS=$(or $(SOFTMAX_EXT_ARCHS),$(gpus),90)' \
+archs = $(or $(SOFTMAX_EXT_ARCHS),$(gpus),90)
+cmake_options = -DTORCH_DIR=$(torch_dir) '-DSOFTMAX_EXT_ARCHS=$(archs)' \
   $(if $(SOFTMAX_EXT_CUDA),-DSOFTMAX_EXT_CUDA=$(SOFTMAX_EXT_CUDA),-USOFTMAX_EXT_CUDA)
 
 # Installs tools from the package index where the machine has none: $(call need,TOOL,REQUIREMENT)
@@ -191,7 +192,8 @@ $(VENV)/.docs: $(VENV)/.installed
 # In the build folder of the dev preset, configured by it first: `make test` then compiles nothing twice.
 $(VENV)/.installed: $(VENV)/.torch $(package_sources)
 	cmake --preset dev $(cmake_options)
-	SOFTMAX_EXT_BUILD_DIR=$(abspath $(BUILD)) MAX_JOBS=$(JOBS) $(pip) install --quiet ".[demo,explorer,test]"
+	SOFTMAX_EXT_BUILD_DIR=$(abspath $(BUILD)) SOFTMAX_EXT_ARCHS='$(archs)' MAX_JOBS=$(JOBS) \
+	  $(pip) install --quiet ".[demo,explorer,test]"
 	touch $@
 
 # Independent implementations that tests compare with where they are installed.
