@@ -122,6 +122,14 @@ test-wheel: $(VENV)/.torch
 	.venv-wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
 	.venv-wheel/bin/python -m pytest
 
+# What the Hugging Face Kernel Hub loads, from the build of `make install`; tested with its own library. Outside CI.
+kernel-hub: install
+	$(bin)/python tools/kernel_hub.py $(BUILD)/libsoftmax_ext.so build/kernel-hub
+
+test-kernel-hub: kernel-hub
+	$(pip) install --quiet "kernels==0.17.*"
+	SOFTMAX_EXT_KERNEL_HUB=build/kernel-hub $(bin)/python -m pytest tests/kernel_hub
+
 test-newest:
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip uninstall --quiet --yes softmax_ext
