@@ -113,13 +113,16 @@ check-archs: $(VENV)/.torch
 	cmake --build --preset cuda --target softmax_ext
 	$(bin)/python tools/check_kernels.py build/cuda/libsoftmax_ext.so
 
-# The wheel as users get it: built in isolation, installed in an environment that has never seen the source tree.
+# The wheel as users get it: built in isolation from the source archive, installed in an environment that has never seen the source tree.
 test-wheel: $(VENV)/.torch
 	rm -rf dist
-	$(pip) wheel --quiet --no-deps --wheel-dir dist .
+	$(pip) install --quiet build
+	$(bin)/python -m build --sdist
+	$(pip) wheel --quiet --no-deps --wheel-dir dist dist/*.tar.gz
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/python -m pip uninstall --quiet --yes softmax_ext
-	.venv-wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
+	.venv-wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]" auditwheel
+	SOFTMAX_EXT_WHEEL="$$(ls dist/*.whl)" .venv-wheel/bin/python -m pytest tests/wheel
 	.venv-wheel/bin/python -m pytest
 
 # What the Hugging Face Kernel Hub loads, from the build of `make install`; tested with its own library. Outside CI.
