@@ -43,9 +43,10 @@ def lay_out(library: Path, output: Path) -> Path:
     variant = output / "build" / variant_name(torch_version.read_text().strip(), backend)
     shutil.rmtree(variant, ignore_errors=True)
     package = variant / "softmax_ext"
-    (package / "lib").mkdir(parents=True)
-    for source in sorted((ROOT / "python" / "softmax_ext").glob("*.py")):
-        shutil.copy2(source, package)
+    # Neither the explorer, which is a program, nor what an editable installation leaves.
+    left_out = shutil.ignore_patterns("explorer", "include", "lib", "share", "__pycache__")
+    shutil.copytree(ROOT / "python" / "softmax_ext", package, ignore=left_out)
+    (package / "lib").mkdir()
     shutil.copy2(library, package / "lib" / "libsoftmax_ext.so")
     shutil.copy2(torch_version, package / "lib")
     (package / "version.txt").write_text(version + "\n")
