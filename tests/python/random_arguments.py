@@ -115,7 +115,9 @@ class World:
             return None if rng.random() < 0.4 else self.argument(operator, name, type_[9:-1], odd)
         if type_ == "Tensor":
             if odd:
-                return self.odd_tensor()
+                x = self.odd_tensor()
+                # torch's fallback for negated views asserts where an operator of another library writes to one.
+                return x.resolve_neg() if name == "out" and x.is_neg() else x
             x = self.tensor(name, operator)
             may_require_grad = x.is_floating_point() and name not in ("out", "gradient") and "into" not in operator
             return x.requires_grad_() if may_require_grad and rng.random() < 0.3 else x

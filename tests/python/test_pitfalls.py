@@ -74,7 +74,10 @@ def test_offsets_beyond_2_to_31_elements_are_followed(shape, strides):
     grad = memory.as_strided(shape, strides, storage_offset=2**27).copy_(torch.randn(shape))
     target = torch.randint(5, (*shape[:1], *shape[2:]))
     near = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (x, grad))
-    assert_same_bits(every_result(x, target, grad), every_result(next(near), target, next(near)))
+    # To rounding: sums of elements that are no neighbours have another order.
+    for far, expected in zip(every_result(x, target, grad), every_result(next(near), target, next(near)), strict=True):
+        tolerance = 2**-7 if far.dtype == torch.bfloat16 else 2**-20
+        torch.testing.assert_close(far, expected, rtol=tolerance, atol=tolerance / 8, equal_nan=True)
 
 
 @dtypes
