@@ -15,9 +15,9 @@ REDUCTION = 8
 TOLERANCE, SHARE = 48, 0.03
 
 
-def test_the_readme_shows_the_explorer_as_it_is(tmp_path):
+def test_the_readme_shows_the_explorer_as_it_is(tmp_path, chromium, address):
     drawn = tmp_path / "explorer.png"
-    picture.draw(drawn)
+    picture.draw(drawn, address, chromium)
     images = [Image.open(path).convert("L") for path in (drawn, COMMITTED)]
     assert images[0].size == images[1].size
     difference = ImageChops.difference(*(image.reduce(REDUCTION) for image in images))
