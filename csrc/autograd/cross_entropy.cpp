@@ -69,7 +69,7 @@ struct CrossEntropyNode : OpNode<CrossEntropyNode> {
           loss.count,
           loss.statistics,
           loss.arguments());
-    differentiate_others(loss, row_gradients(loss, grad, of_logsumexp), needed, results);
+    differentiate_others(loss, grad, of_logsumexp, needed, results);
     return results;
   }
 };
@@ -92,8 +92,7 @@ struct CrossEntropyWithGradientNode : OpNode<CrossEntropyWithGradientNode> {
     const bool is_in_place = !gradient.defined();
     variable_list results(4);
     if (needed[0]) results[0] = of_self(loss, grad, gradient);
-    if (!is_in_place)
-      differentiate_others(loss, row_gradients(loss, grad, Tensor()), needed, results);
+    if (!is_in_place) differentiate_others(loss, grad, Tensor(), needed, results);
     return results;
   }
 

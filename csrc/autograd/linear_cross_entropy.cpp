@@ -76,7 +76,8 @@ struct LinearCrossEntropyNode : OpNode<LinearCrossEntropyNode> {
       variable_list others(4);
       differentiate_others(
           of_logits,
-          row_gradients(of_logits, grad, Tensor()),
+          grad,
+          Tensor(),
           {false, needed[3], needed[4], needed[5]},
           others);
       std::copy(others.begin() + 1, others.end(), results.begin() + 3);

@@ -86,10 +86,12 @@ inline Tensor to_temperature(const Loss& loss, const Tensor& gradient) {
 // The gradients of target, weight and temperature.
 inline void differentiate_others(
     const Loss& loss,
-    const RowGradients& grads,
+    const Tensor& grad,
+    const Tensor& grad_logsumexp,
     const std::vector<bool>& needed,
     variable_list& results) {
   if (!needed[1] && !needed[2] && !needed[3]) return;
+  const RowGradients grads = row_gradients(loss, grad, grad_logsumexp);
   const LossFormulas formulas(loss);
   if (needed[1]) results[1] = to_target(loss, formulas.of_target(grads));
   if (needed[2]) results[2] = to_weight(loss, formulas.of_weights(grads));
