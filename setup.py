@@ -5,12 +5,9 @@ SOFTMAX_EXT_ARCHS (as "80;90"), CMAKE_BUILD_TYPE, MAX_JOBS, SOFTMAX_EXT_BUILD_DI
 """
 
 import os
-import re
 import shutil
-import site
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 from setuptools import Distribution, setup
@@ -19,28 +16,9 @@ from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-TORCH_VERSION_FILE = "share/cmake/Torch/TorchConfigVersion.cmake"
+sys.path.insert(0, str(ROOT / "tools"))
 
-
-def find_torch() -> Path | None:
-    """torch's folder, found without importing it.
-
-    pip's build isolation hides the packages of the environment, but the environment's folders are still those of
-    ``sysconfig``. So the build uses the torch that the package will run with, and none is downloaded for it.
-    """
-    if "TORCH_DIR" in os.environ:
-        candidates = [Path(os.environ["TORCH_DIR"])]
-    else:
-        folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path]
-        if site.ENABLE_USER_SITE:
-            folders.append(site.getusersitepackages())
-        candidates = [Path(folder) / "torch" for folder in folders if folder]
-    return next((torch for torch in candidates if (torch / TORCH_VERSION_FILE).exists()), None)
-
-
-def torch_minor(torch: Path) -> str:
-    return re.search(r'PACKAGE_VERSION "(\d+\.\d+)', (torch / TORCH_VERSION_FILE).read_text())[1]
-
+from find_tools import find_toolkit_packages, find_torch, torch_cuda, torch_minor  # noqa: E402
 
 TORCH = find_torch()
 if TORCH is None and "sdist" not in sys.argv:
@@ -77,6 +55,11 @@ class BuildLibrary(build_ext):
         for option in ("SOFTMAX_EXT_CUDA", "SOFTMAX_EXT_ARCHS", "CMAKE_BUILD_TYPE"):
             value = os.environ.get(option)
             configure.append(f"-D{option}={value}" if value else f"-U{option}")
+        cuda = torch_cuda(TORCH)
+        toolkit = find_toolkit_packages(cuda) if cuda else None
+        configure.append(
+            f"-DSOFTMAX_EXT_CUDA_PACKAGES={toolkit.resolve()}" if toolkit else "-USOFTMAX_EXT_CUDA_PACKAGES"
+        )
 
         compile_ = ["cmake", "--build", build_dir, "--target", "softmax_ext"]
         if "MAX_JOBS" in os.environ:

@@ -2,6 +2,8 @@
 # softmax_ext_torch_cuda. Whether a GPU is present plays no part.
 
 set(SOFTMAX_EXT_CUDA auto CACHE STRING "build the CUDA kernels: 1, 0, or auto = when torch has CUDA and nvcc is found")
+set(SOFTMAX_EXT_CUDA_PACKAGES "" CACHE PATH "nvidia/cu<major> of a Python environment, for where no other nvcc is found; \
+empty: that of torch's environment")
 set(SOFTMAX_EXT_ARCHS "80;90" CACHE STRING "architectures to generate code for, and PTX for the last")
 
 string(TOLOWER "${SOFTMAX_EXT_CUDA}" wanted)
@@ -13,13 +15,18 @@ set(with_cuda OFF)
 if(wanted MATCHES "^(0|off)$")
   set(reason "SOFTMAX_EXT_CUDA=${SOFTMAX_EXT_CUDA}")
 else()
-  find_program(CMAKE_CUDA_COMPILER NAMES $ENV{CUDACXX} nvcc HINTS $ENV{CUDA_HOME}/bin PATHS /usr/local/cuda/bin)
-  if(NOT EXISTS ${TORCH_DIR}/lib/libtorch_cuda.so)
-    set(reason "torch in ${TORCH_DIR} has no CUDA: it has no lib/libtorch_cuda.so")
-  elseif(NOT CMAKE_CUDA_COMPILER)
-    set(reason "no nvcc on PATH, in CUDACXX, in CUDA_HOME/bin or in /usr/local/cuda/bin")
+  if(EXISTS ${TORCH_DIR}/lib/libtorch_cuda.so)
+    # The runtime that torch was built against, read from what its library asks the loader for.
+    file(STRINGS ${TORCH_DIR}/lib/libc10_cuda.so torch_cudart REGEX "^libcudart[^/]*[.]so[.][0-9]+" LIMIT_COUNT 1)
+    string(REGEX MATCH "[0-9]+$" torch_cuda_major "${torch_cudart}")
+    include(cmake/nvcc.cmake)
+    if(CMAKE_CUDA_COMPILER)
+      set(with_cuda ON)
+    else()
+      set(reason "no nvcc in CUDACXX, CUDA_HOME/bin, PATH or /usr/local/cuda/bin, nor cuda-toolkit[nvcc] beside torch")
+    endif()
   else()
-    set(with_cuda ON)
+    set(reason "torch in ${TORCH_DIR} has no CUDA: it has no lib/libtorch_cuda.so")
   endif()
   if(NOT with_cuda AND NOT wanted STREQUAL auto)
     message(FATAL_ERROR "SOFTMAX_EXT_CUDA=${SOFTMAX_EXT_CUDA}, but ${reason}.")
@@ -46,9 +53,6 @@ set(CMAKE_CUDA_ARCHITECTURES OFF)
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 
-# The runtime that torch was built against, read from what its library asks the loader for.
-file(STRINGS ${TORCH_DIR}/lib/libc10_cuda.so torch_cudart REGEX "^libcudart[^/]*[.]so[.][0-9]+" LIMIT_COUNT 1)
-string(REGEX MATCH "[0-9]+$" torch_cuda_major "${torch_cudart}")
 if(NOT CUDAToolkit_VERSION_MAJOR EQUAL torch_cuda_major)
   message(
     FATAL_ERROR

@@ -1,14 +1,17 @@
-"""setuptools' build backend, which also asks for cmake and ninja where the machine has none."""
+"""setuptools' build backend, which also asks for cmake and ninja where the machine has none, and for nvcc where
+SOFTMAX_EXT_CUDA=1 asks for the CUDA kernels."""
 
 import shutil
 
+from find_tools import toolkit_requirements
 from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403
 
 
 def _missing_tools():
     requirements = {"cmake": "cmake>=3.25", "ninja": "ninja"}
-    return [requirement for tool, requirement in requirements.items() if not shutil.which(tool)]
+    tools = [requirement for tool, requirement in requirements.items() if not shutil.which(tool)]
+    return tools + toolkit_requirements()
 
 
 def get_requires_for_build_wheel(config_settings=None):
