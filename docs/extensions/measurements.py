@@ -63,6 +63,37 @@ def times(lines: Lines) -> str:
     return _markdown([[row[i] for i in wanted] for row in (heading, *rows)], numbers_from=2)
 
 
+def of_readme(root: Path) -> dict[str, str]:
+    """The README's tables of what was measured: result to Markdown."""
+    folder = root / "benchmarks" / "cpu" / "results"
+    vocabulary = [results.load(folder / f"vocabulary{ending}.json")["lines"] for ending in ("", "_tuned_malloc")]
+    return {
+        "vocabulary": ways_to_the_gradient(*vocabulary),
+        "calls": calls(results.load(folder / "calls.json")["lines"]),
+    }
+
+
+#: Groups of cases, and the ``gradient=`` that they measure.
+WAYS = {
+    "cross-entropy forward and backward, vocabulary": "recompute",
+    "cross-entropy forward and backward, gradient in forward, vocabulary": "forward",
+    "cross-entropy forward and backward, in place, vocabulary": "inplace",
+}
+
+
+def ways_to_the_gradient(lines: Lines, memory_kept: Lines) -> str:
+    """Of one shape: beside peers whose memory comes from the system each time, and beside those that keep it."""
+    rows = []
+    for line, kept in zip(lines, memory_kept, strict=True):
+        if line["key"] != kept["key"]:
+            raise ValueError(f"expected results of the same cases, got {line['key']} and {kept['key']}")
+        if line["group"] in WAYS:
+            ratios = [_ratio(result["seconds"], peer) for result in (line, kept) for peer in PEERS]
+            rows.append([line["dtype"], f'`"{WAYS[line["group"]]}"`', _duration(line["seconds"]["ours"]), *ratios])
+    peers = ["torch", "torch.compile", "torch, memory kept", "torch.compile, memory kept"]
+    return _markdown([["logits", "`gradient=`", "softmax_ext", *peers], *rows], numbers_from=2)
+
+
 def calls(lines: Lines) -> str:
     columns = list(lines[0]["seconds"])
     rows = [
