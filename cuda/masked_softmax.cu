@@ -8,7 +8,6 @@ namespace {
 template <typename Lane>
 struct MaskedSoftmaxRows : MapWithScale<MaskedSoftmaxForward<Lane, Lane>> {
   using Operator = MaskedSoftmaxForward<Lane, Lane>;
-  [[maybe_unused]] static constexpr bool kMasks = true;
 
   RowMask<const uint8_t> mask;
   bool empty_is_zero;

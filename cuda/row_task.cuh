@@ -12,8 +12,8 @@
 //   kMapsTerms                          whether terms of the summary are kept for the map; then
 //   map_term(op, term, constants)       the output
 //   rescaled(op, constants, factor)     constants for terms that are 1 / factor times as large
-//   kMasks                              whether columns are left out; then, as if they held padding,
-//   mask[row]                           all but these (KeptColumns)
+//   mask[row]                           where there is a mask: these columns are kept (KeptColumns), and the others
+//                                       are left out as if they held padding
 //   kHasSpecialColumn                   whether one column has an output of its own; then
 //   special_column(constants)           which
 //   special_output(constants)           its output
@@ -28,9 +28,9 @@
 namespace softmax_ext::cuda {
 
 template <typename PerRow>
-inline constexpr bool kMasksColumns = false;
-template <typename PerRow>
-requires(PerRow::kMasks) inline constexpr bool kMasksColumns<PerRow> = true;
+concept HasMask = requires(const PerRow& rows) {
+  rows.mask;
+};
 
 template <typename PerRow_, typename Out_, typename In_, int inputs_>
 struct RowTask {
@@ -45,7 +45,7 @@ struct RowTask {
   static constexpr bool kReduces = PerRow::kReduces;
   static constexpr bool kMaps = PerRow::kMaps;
   static constexpr bool kMapsTerms = kReduces && kMaps && PerRow::kMapsTerms;
-  static constexpr bool kMasks = kMasksColumns<PerRow>;
+  static constexpr bool kMasks = HasMask<PerRow>;
   static constexpr bool kSumsDistances = [] {
     if constexpr (Operator::kHasMax) return Operator::kSumsDistances;
     return false;

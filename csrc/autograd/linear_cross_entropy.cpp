@@ -75,11 +75,7 @@ struct LinearCrossEntropyNode : OpNode<LinearCrossEntropyNode> {
       std::copy(of_layer.begin(), of_layer.end(), results.begin());
       variable_list others(4);
       differentiate_others(
-          of_logits,
-          grad,
-          Tensor(),
-          {false, needed[3], needed[4], needed[5]},
-          others);
+          of_logits, grad, Tensor(), {false, needed[3], needed[4], needed[5]}, others);
       std::copy(others.begin() + 1, others.end(), results.begin() + 3);
       return results;
     }
