@@ -11,20 +11,33 @@ import sys
 from pathlib import Path
 
 from setuptools import Distribution, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ModuleNotFoundError:  # only without pip's build isolation
+    raise SystemExit("softmax_ext is built with setuptools>=77: run 'pip install -U setuptools'") from None
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from find_tools import find_toolkit_packages, find_torch, torch_cuda, torch_minor  # noqa: E402
+from find_tools import (  # noqa: E402
+    find_toolkit_packages,
+    find_torch,
+    is_usable,
+    package_folders,
+    torch_cuda,
+    torch_minor,
+)
 
 TORCH = find_torch()
 if TORCH is None and "sdist" not in sys.argv:
+    places = os.environ.get("TORCH_DIR") or "\n  ".join(["", *map(str, package_folders())])
     raise SystemExit(
-        f"softmax_ext builds against an installed torch, and {os.environ.get('TORCH_DIR', sys.prefix)} has none.\n"
-        "Run 'pip install torch==2.11.*' first; where torch lies elsewhere, set TORCH_DIR to its folder."
+        f"softmax_ext builds against an installed torch, and found none in {places}\n"
+        "Run 'pip install torch==2.11.*' first; where torch lies elsewhere, set TORCH_DIR to its folder: "
+        "TORCH_DIR=\"$(python -c 'import torch; print(torch.__path__[0])')\""
     )
 
 
@@ -44,6 +57,11 @@ class BuildLibrary(build_ext):
     editable_mode = False
 
     def run(self):
+        missing = [tool for tool in ("cmake>=3.25", "ninja") if not is_usable(tool)]
+        if missing:  # without pip's build isolation, which has them
+            raise SystemExit(
+                f"softmax_ext is built with {' and '.join(missing)}: run 'pip install {' '.join(missing)}'"
+            )
         in_place = self.inplace or self.editable_mode
         prefix = (ROOT / "python" if in_place else Path(self.build_lib).resolve()) / "softmax_ext"
         build_dir = os.environ.get("SOFTMAX_EXT_BUILD_DIR") or ROOT / "build" / f"torch-{torch_minor(TORCH)}"

@@ -113,7 +113,8 @@ def row(model: Model, attention: str, repeats: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[model.name for model in MODELS], help="names of models")
+    names = [model.name for model in MODELS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="names of models")
     parser.add_argument("--attention", nargs="+", default=["eager", "sdpa"], help="transformers' implementations")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7, help="steps of each, in turn")

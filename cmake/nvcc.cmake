@@ -1,10 +1,24 @@
-# Finds nvcc: CMAKE_CUDA_COMPILER. Where the machine has none, that of the Python packages cuda-toolkit[nvcc,…].
+# Finds nvcc: CMAKE_CUDA_COMPILER. That of CUDACXX, else in CUDA_HOME, on PATH, in /usr/local/cuda; where the machine has none,
+# that of the Python packages cuda-toolkit[nvcc,…].
 
 set(toolkit ${CMAKE_BINARY_DIR}/cuda-toolkit)
 if(CMAKE_CUDA_COMPILER STREQUAL ${toolkit}/bin/nvcc)
   unset(CMAKE_CUDA_COMPILER CACHE)
 endif()
-find_program(CMAKE_CUDA_COMPILER NAMES $ENV{CUDACXX} nvcc HINTS $ENV{CUDA_HOME}/bin PATHS /usr/local/cuda/bin)
+set(cached ${CMAKE_CUDA_COMPILER})
+if(NOT "$ENV{CUDACXX}" STREQUAL "")
+  unset(CMAKE_CUDA_COMPILER CACHE)
+  find_program(CMAKE_CUDA_COMPILER NAMES $ENV{CUDACXX})
+  if(NOT CMAKE_CUDA_COMPILER)
+    message(FATAL_ERROR "CUDACXX=$ENV{CUDACXX}: there is no such program.")
+  elseif(cached AND NOT cached STREQUAL CMAKE_CUDA_COMPILER)
+    message(FATAL_ERROR "CUDACXX=$ENV{CUDACXX}, but ${CMAKE_BINARY_DIR} was made with ${cached}: remove that folder.")
+  endif()
+elseif(NOT "$ENV{CUDA_HOME}" STREQUAL "")
+  find_program(CMAKE_CUDA_COMPILER nvcc HINTS $ENV{CUDA_HOME}/bin PATHS /usr/local/cuda/bin)
+else()
+  find_program(CMAKE_CUDA_COMPILER nvcc PATHS /usr/local/cuda/bin)
+endif()
 
 set(packages ${SOFTMAX_EXT_CUDA_PACKAGES})
 if(NOT packages)
@@ -12,7 +26,7 @@ if(NOT packages)
 endif()
 # A toolkit as CMake and nvcc expect one: the packages lack lib64 and the names without versions. nvcc is copied, as it looks
 # for the rest beside itself. Made anew each time, since pip's packages for a build are in another folder in every build.
-if(NOT CMAKE_CUDA_COMPILER AND EXISTS ${packages}/bin/nvcc)
+if(NOT CMAKE_CUDA_COMPILER AND EXISTS ${packages}/bin/nvcc AND EXISTS ${packages}/nvvm/bin/cicc)
   file(REMOVE_RECURSE ${toolkit})
   file(MAKE_DIRECTORY ${toolkit}/bin ${toolkit}/lib64)
   file(GLOB programs ${packages}/bin/*)

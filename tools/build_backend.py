@@ -1,16 +1,13 @@
 """setuptools' build backend, which also asks for cmake and ninja where the machine has none, and for nvcc where
 SOFTMAX_EXT_CUDA=1 asks for the CUDA kernels."""
 
-import shutil
-
-from find_tools import toolkit_requirements
+from find_tools import is_usable, toolkit_requirements
 from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403
 
 
 def _missing_tools():
-    requirements = {"cmake": "cmake>=3.25", "ninja": "ninja"}
-    tools = [requirement for tool, requirement in requirements.items() if not shutil.which(tool)]
+    tools = [requirement for requirement in ("cmake>=3.25", "ninja") if not is_usable(requirement)]
     return tools + toolkit_requirements()
 
 

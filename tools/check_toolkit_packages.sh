@@ -19,4 +19,5 @@ unset CUDACXX CUDA_HOME
 export SOFTMAX_EXT_CUDA=1 SOFTMAX_EXT_ARCHS="${SOFTMAX_EXT_ARCHS:-90}" SOFTMAX_EXT_BUILD_DIR="$folder/build"
 "$python" -m pip wheel --disable-pip-version-check --verbose --no-deps --wheel-dir "$folder" . 2>&1 | tee "$folder/log" |
   grep --line-buffered -E "cuda-toolkit|WITH CUDA KERNELS|Successfully built|rror"
+grep -q "Collecting cuda-toolkit\[.*nvcc" "$folder/log"
 grep -q "WITH CUDA KERNELS.*cuda-toolkit/bin/nvcc" "$folder/log"

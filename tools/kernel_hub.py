@@ -9,6 +9,7 @@ minor version of torch, CPU or one version of CUDA, and one platform; layouts of
 import argparse
 import json
 import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def lay_out(library: Path, output: Path) -> Path:
         "version": general["version"],
         "license": general["license"],
         "python-depends": [],
-        "backend": {"type": backend} | ({"archs": [f"{arch[:-1]}.{arch[-1]}" for arch in archs]} if archs else {}),
+        "backend": {"type": backend}
+        | ({"archs": [re.sub(r"(\d[af]?)$", r".\1", arch) for arch in archs]} if archs else {}),
     }
     (variant / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
     for name in ("build.toml", "LICENSE", "README.md"):

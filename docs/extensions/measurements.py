@@ -64,13 +64,25 @@ def times(lines: Lines) -> str:
 
 
 def of_readme(root: Path) -> dict[str, str]:
-    """The README's tables of what was measured: result to Markdown."""
+    """What the README says of what was measured: result to Markdown."""
     folder = root / "benchmarks" / "cpu" / "results"
     vocabulary = [results.load(folder / f"vocabulary{ending}.json")["lines"] for ending in ("", "_tuned_malloc")]
     return {
         "vocabulary": ways_to_the_gradient(*vocabulary),
         "calls": calls(results.load(folder / "calls.json")["lines"]),
+        "memory": linear_memory(results.load(folder / "memory.json")["lines"]),
     }
+
+
+def linear_memory(lines: Lines) -> str:
+    (line,) = (line for line in lines if line["function"] == "linear_cross_entropy")
+    rows, features, classes = line["shape"]
+    size = {name: f"{peak / 2**20:.0f}" for name, peak in line["peak_bytes"].items()}
+    return (
+        f"Of a layer with {rows} rows of {features} features and {classes} classes, `linear_cross_entropy` takes "
+        f"{size['forward']} MiB beside its inputs, {size['recompute']} if its gradients are not made in the forward "
+        f"pass; `F.linear` and `F.cross_entropy` take {size['torch']}, compiled {size['torch.compile']}."
+    )
 
 
 #: Groups of cases, and the ``gradient=`` that they measure.

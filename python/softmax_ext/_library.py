@@ -32,6 +32,9 @@ include_dir = str(_PACKAGE / "include")
 library_path = os.environ.get("SOFTMAX_EXT_LIBRARY") or str(_PACKAGE / "lib" / "libsoftmax_ext.so")
 
 
+_loaded_path: str | None = None
+
+
 def load() -> None:
     """Registers the operators, once per process.
 
@@ -41,8 +44,9 @@ def load() -> None:
     Raises:
         ImportError: If the library is missing, was built for another torch, or another version of it is loaded.
     """
+    global _loaded_path
     if torch._C._dispatch_has_kernel("softmax_ext::_softmax"):
-        _check_loaded_copy()
+        _loaded_path = _check_loaded_copy()
         return
     path = Path(library_path)
     if not path.exists():
@@ -52,15 +56,16 @@ def load() -> None:
         )
     _check_torch(path.with_name("torch_version.txt"))
     torch.ops.load_library(str(path))
+    _loaded_path = str(path)
 
 
 def info() -> dict[str, str | None]:
     """What this installation is made of, for a bug report and for choosing kernels.
 
     Returns:
-        ``version`` of softmax_ext, ``torch``, ``library`` (the path), ``cpu`` (the instruction set that its CPU kernels
-        use here: "avx512", "avx2" or "portable"; the environment variables SOFTMAX_EXT_CPU and ATEN_CPU_CAPABILITY are
-        upper limits) and ``cuda`` (the architectures that it has kernels for, as "80 90", or None).
+        ``version`` of softmax_ext, ``torch``, ``library`` (the path of the loaded one), ``cpu`` (the instruction set that its CPU
+        kernels use here: "avx512", "avx2" or "portable"; the environment variables SOFTMAX_EXT_CPU and
+        ATEN_CPU_CAPABILITY are upper limits) and ``cuda`` (the architectures that it has kernels for, as "80 90", or None).
 
     >>> softmax_ext.info()["cpu"]  # doctest: +SKIP
     'avx512'
@@ -69,7 +74,7 @@ def info() -> dict[str, str | None]:
     return {
         "version": __version__,
         "torch": torch.__version__,
-        "library": library_path,
+        "library": _loaded_path,
         "cpu": operators._cpu_level() if hasattr(operators, "_cpu_level") else None,
         "cuda": operators._cuda_architectures() if hasattr(operators, "_cuda_architectures") else None,
     }
@@ -91,7 +96,8 @@ def _check_torch(version_file: Path) -> None:
         )
 
 
-def _check_loaded_copy() -> None:
+def _check_loaded_copy() -> str:
+    """The path of the copy that is loaded, whose version is this one."""
     mappings = Path("/proc/self/maps").read_text().splitlines()
     copies = {mapping.split(maxsplit=5)[5] for mapping in mappings if ".so" in mapping}
     for copy in sorted(copies):
@@ -106,7 +112,7 @@ def _check_loaded_copy() -> None:
                 f"softmax_ext {__version__} cannot be imported: version {loaded} of its library is loaded already, "
                 f"from {copy}. Do not load that copy, or install softmax_ext {loaded}."
             )
-        return
+        return copy
     raise ImportError(
         f"softmax_ext {__version__} cannot be imported: operators named softmax_ext:: are registered already, "
         "and not by a library of ours that is loaded in this process. Import softmax_ext before what registers them."

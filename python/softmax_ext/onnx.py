@@ -301,10 +301,10 @@ def _linear_cross_entropy(
     return loss, count, statistics, no_gradient, no_gradient, no_gradient
 
 
-def _randint(high: int, size: list[int], **options: Any) -> Value:
+def _randint(high: int, size: list[int], dtype: int | None = None, **options: Any) -> Value:
     """Draws the seed of sample, which torch has no translation for: else the error would be this operator's."""
     drawn = op.RandomUniform(dtype=int(Type.DOUBLE), low=0.0, high=float(high), shape=size)
-    return _cast(op.Floor(drawn), Type.INT64)
+    return _cast(op.Floor(drawn), Type.INT64 if dtype is None else Type(dtype))
 
 
 def _sample(

@@ -1,14 +1,18 @@
-"""The README's tables of what was measured are those of the results in benchmarks/cpu/results."""
+"""What the README says of what was measured is what the results in benchmarks/cpu/results say."""
 
 import pytest
 from site_pages import ROOT
 
 from docs.extensions import measurements
 
-TABLES = measurements.of_readme(ROOT)
+FIGURES = measurements.of_readme(ROOT)
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_of_the_readme_is_that_of_its_result(name):
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_of_the_readme_are_those_of_their_result(name):
+    # Lines of text may break anywhere, those of tables end where they do.
     readme = (ROOT / "README.md").read_text()
-    assert TABLES[name] in readme, f"expected this table in README.md:\n{TABLES[name]}"
+    expected = FIGURES[name]
+    if not expected.startswith("|"):
+        readme = " ".join(readme.split())
+    assert expected in readme, f"expected in README.md:\n{expected}"

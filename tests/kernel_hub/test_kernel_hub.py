@@ -7,10 +7,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 from kernels._rust import Backend, Build, Metadata
 
 LAYOUT = Path(os.environ["SOFTMAX_EXT_KERNEL_HUB"]).resolve()
-VARIANTS = sorted((LAYOUT / "build").iterdir())
+MINOR = "torch" + "".join(torch.__version__.split(".")[:2])
+VARIANTS = sorted(path for path in (LAYOUT / "build").iterdir() if path.name.split("-")[0] == MINOR)
 
 
 def run(code):
@@ -28,6 +30,10 @@ def run(code):
     return shown.stdout
 
 
+def backend_of(variant):
+    return "cpu" if variant.name.split("-")[2] == "cpu" else "cuda"
+
+
 def test_there_is_a_variant():
     assert VARIANTS
 
@@ -42,21 +48,23 @@ def test_the_metadata_of_each_variant_is_read(variant):
     assert metadata.name.python_name == "softmax_ext"
     assert metadata.version >= 1
     assert metadata.license
-    backend = "cpu" if metadata.backend.backend_type == Backend.CPU else "cu"
-    assert variant.name.split("-")[2].startswith(backend)
+    assert metadata.backend.backend_type == (Backend.CPU if backend_of(variant) == "cpu" else Backend.CUDA)
 
 
-def test_get_local_kernel_loads_it_with_all_its_operators_and_derivatives():
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda path: path.name)
+def test_get_local_kernel_loads_it_with_all_its_operators_and_derivatives(variant):
+    backend = backend_of(variant)
     output = run(
         f"""
         import sys
+        sys.modules["softmax_ext"] = None
         from pathlib import Path
         import torch
         from kernels import get_local_kernel, get_loaded_kernels
-        package = get_local_kernel(Path({str(LAYOUT)!r}), backend="cpu")
-        assert "softmax_ext" not in sys.modules
-        assert get_local_kernel(Path({str(LAYOUT)!r}), backend="cpu") is package
-        assert str(Path({str(LAYOUT)!r})) in package.info()["library"]
+        package = get_local_kernel(Path({str(LAYOUT)!r}), backend={backend!r})
+        assert get_local_kernel(Path({str(LAYOUT)!r}), backend={backend!r}) is package
+        assert {str(variant)!r} in package.info()["library"]
+        assert bool(package.info()["cuda"]) == ({backend!r} == "cuda")
         x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
         target = torch.tensor([0, 4, 2])
         assert torch.autograd.gradcheck(lambda x: package.softmax(x, 1, temperature=0.7), x)

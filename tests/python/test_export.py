@@ -122,14 +122,19 @@ class All(torch.nn.Module):
 
 
 def program(folder, target):
-    """A C++ program of the example, built as its README says. Each test builds its own: they may be in two processes."""
+    """A C++ program of the example, built as its README says, in folders with a space in their names.
+
+    Each test builds its own: they may be in two processes.
+    """
     if not (Path(softmax_ext.cmake_prefix_path) / "share/cmake/softmax_ext/softmax_extConfig.cmake").exists():
         pytest.skip("needs the installed package, with its CMake config")
     if shutil.which("cmake") is None:
         pytest.skip("needs cmake")
+    package = folder.with_name("the package")
+    package.symlink_to(softmax_ext.cmake_prefix_path)
     options = {
         "CMAKE_BUILD_TYPE": "Debug",
-        "CMAKE_PREFIX_PATH": softmax_ext.cmake_prefix_path,
+        "CMAKE_PREFIX_PATH": package,
         "TORCH_DIR": Path(torch.__file__).parent,
     }
     run("cmake", "-S", EXAMPLE, "-B", folder, *(f"-D{name}={value}" for name, value in options.items()))
@@ -157,14 +162,14 @@ def test_a_package_runs_from_python_and_from_a_cpp_program(tmp_path):
         torch.testing.assert_close(list(package(*inputs)), expected, **CLOSE)
 
     torch.save(list(inputs), tmp_path / "inputs.pt")
-    run_package = program(tmp_path / "build", "run_package")
+    run_package = program(tmp_path / "a build", "run_package")
     printed = run(run_package, tmp_path / "model.pt2", tmp_path / "inputs.pt", tmp_path / "outputs.pt")
     assert printed == f"{len(inputs)} inputs, {len(expected)} outputs\n"
     torch.testing.assert_close(list(torch.load(tmp_path / "outputs.pt")), expected, **CLOSE)
 
 
 def test_a_scripted_module_is_trained_by_a_cpp_program(tmp_path):
-    from_cpp = program(tmp_path / "build", "from_cpp")
+    from_cpp = program(tmp_path / "a build", "from_cpp")
     run(sys.executable, EXAMPLE / "make_module.py", tmp_path / "classifier.pt")
     printed = run(from_cpp, tmp_path / "classifier.pt")  # fails unless the loss is halved
     before, after = (float(part.split()[0].rstrip(",")) for part in printed.split("training ")[1].split("after "))

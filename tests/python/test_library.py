@@ -56,9 +56,10 @@ def test_a_second_copy_of_the_same_version_is_not_loaded(tmp_path):
         import softmax_ext
         print(softmax_ext.softmax(torch.zeros(2), 0).tolist())
         print(sorted({{line.split()[-1] for line in open("/proc/self/maps") if "libsoftmax_ext.so" in line}}))
+        print(softmax_ext.info()["library"])
         """
     )
-    assert output == f"[0.5, 0.5]\n[{other!r}]\n"
+    assert output == f"[0.5, 0.5]\n[{other!r}]\n{other}\n"
 
 
 def test_a_second_copy_that_comes_later_is_not_used_and_says_so(tmp_path):

@@ -205,3 +205,16 @@ def test_a_model_that_is_accelerated_exports_as_ours():
         program = exported(model, (x,))
     assert record.taken["softmax"] >= 1
     torch.testing.assert_close(run(program, [x]), [model(x)])
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_random_integers_of_a_model_keep_their_dtype(dtype):
+    """The table has a translation for what draws the seed of sample, which a model may call too."""
+
+    class Draws(torch.nn.Module):
+        def forward(self, x):
+            return torch.randint(5, (300,), generator=None, dtype=dtype) + x
+
+    (drawn,) = run(exported(Draws(), (torch.zeros(300, dtype=dtype),)), [torch.zeros(300, dtype=dtype)])
+    assert drawn.dtype == dtype
+    assert set(drawn.tolist()) == set(range(5))
