@@ -55,7 +55,7 @@ SOFTMAX_EXT_INLINE Lanes<T> times_low_power_of_2(
   const L raised = shifted + select(is_low, L(Constants::kSubnormals), L(T(0)));
   const L scaled = times_power_of_2(x, raised - L(Constants::kRounder), raised);
   const auto multiples =
-      (typename L::Bits)(scaled + L(kUnit)).native - (typename L::Bits)L(kUnit).native;
+      (typename L::Words)(scaled + L(kUnit)).native - (typename L::Words)L(kUnit).native;
   return select(is_low, L((typename L::Native)multiples), scaled);
 }
 
@@ -133,7 +133,8 @@ SOFTMAX_EXT_INLINE Lanes<T> logarithm_of_1_plus(Lanes<T> x) {
   const L sum = L(T(1)) + x;
   // What the sum lost, as its share of log(sum).
   const L lost = select(x > L(T(1)), L(T(1)) - (sum - x), x - (sum - L(T(1)))) / sum;
-  const Bits bits = (Bits)sum.native + (Constants::kOne - Constants::kRootHalf);
+  const Bits bits =
+      (Bits)((typename L::Words)sum.native + (Constants::kOne - Constants::kRootHalf));
   // An integer becomes a number by the bits of the one that rounds to integers.
   const L rounder(ExpConstants<T>::kRounder);
   const L k =

@@ -32,11 +32,13 @@ template <>
 struct NativeTypes<float> {
   using Values __attribute__((vector_size(kVectorBytes))) = float;
   using Bits __attribute__((vector_size(kVectorBytes))) = int32_t;
+  using Words __attribute__((vector_size(kVectorBytes))) = uint32_t;
 };
 template <>
 struct NativeTypes<double> {
   using Values __attribute__((vector_size(kVectorBytes))) = double;
   using Bits __attribute__((vector_size(kVectorBytes))) = int64_t;
+  using Words __attribute__((vector_size(kVectorBytes))) = uint64_t;
 };
 
 // body(Index<0>()), …, body(Index<count − 1>()): a loop that is never one, so that arrays stay in
@@ -60,6 +62,8 @@ struct Lanes {
   using Scalar = T;
   using Native = typename NativeTypes<T>::Values;
   using Bits = typename NativeTypes<T>::Bits;
+  // Bits to calculate with: sums of those of NaN would overflow.
+  using Words = typename NativeTypes<T>::Words;
   static constexpr int kCount = kVectorBytes / sizeof(T);
 
   Native native;
@@ -179,10 +183,10 @@ SOFTMAX_EXT_INLINE Lanes<T> times_power_of_2(Lanes<T> x, Lanes<T> exponent, Lane
   else
     return (typename Lanes<T>::Native)_mm512_scalef_pd((__m512d)x.native, (__m512d)exponent.native);
 #else
-  using Bits = typename Lanes<T>::Bits;
+  using Words = typename Lanes<T>::Words;
   // The low bits of `shifted` are the exponent's: they become those of a number, and its bias.
   constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
-  const Bits power = ((Bits)shifted.native << kMantissa) + (Bits)Lanes<T>(T(1)).native;
+  const Words power = ((Words)shifted.native << kMantissa) + (Words)Lanes<T>(T(1)).native;
   return x * Lanes<T>((typename Lanes<T>::Native)power);
 #endif
 }
