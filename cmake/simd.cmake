@@ -24,6 +24,14 @@ foreach(level IN LISTS simd_levels)
     csrc/cpu/simd/weighted_loss.cpp)
   # -O2 whatever the build: without inlining, vectors would go through memory. No errno: a call of exp would set it.
   target_compile_options(softmax_ext_simd_${level} PRIVATE -O2 -fno-math-errno ${simd_${level}_options})
+  if("${CMAKE_CXX_FLAGS}" MATCHES "-fsanitize=address")
+    # All that is inlined here, with a check at each access of either sanitizer, takes the compiler minutes a file:
+    # AddressSanitizer's are calls, of heap memory, and UndefinedBehaviorSanitizer's of pointers are left out.
+    target_compile_options(
+      softmax_ext_simd_${level}
+      PRIVATE -fno-sanitize=alignment,null,object-size,pointer-overflow,vptr -fno-sanitize-address-use-after-scope
+              "SHELL:--param asan-stack=0" "SHELL:--param asan-instrumentation-with-call-threshold=0")
+  endif()
   target_compile_definitions(softmax_ext_simd_${level} PRIVATE SOFTMAX_EXT_LEVEL=${level})
   target_link_libraries(softmax_ext_simd_${level} PRIVATE softmax_ext_options)
   set_target_properties(softmax_ext_simd_${level} PROPERTIES POSITION_INDEPENDENT_CODE ON)

@@ -44,14 +44,15 @@ def accelerate(model: torch.nn.Module | None = None) -> Acceleration:
 
     A call that is not ours to take is torch's, errors included: another device or layout, an integer dtype, complex
     numbers, a tensor subclass with a ``__torch_function__`` of its own, an argument that ours has not. Results have
-    torch's shapes, strides and dtypes (the loss of bfloat16 logits is bfloat16). Two values are other ones:
-    ``logsumexp`` of −inf alone has the gradient 0 (torch: NaN), and a class of probability 0 adds nothing to a loss even
-    where its logit is −inf (torch: NaN).
+    torch's shapes, strides and dtypes (the loss of bfloat16 logits is bfloat16). Three values are other ones:
+    ``logsumexp`` of −inf alone has the gradient 0 (torch: NaN), a class of probability 0 adds nothing to a loss even
+    where its logit is −inf (torch: NaN), and ``dtype=`` converts results, not logits, which would overflow in float16.
 
     It is a :class:`torch.overrides.TorchFunctionMode`. So it works with autograd, :mod:`torch.func` and
     :func:`torch.compile`, which traces it and guards on it; it holds for functions that were imported by name; it may be
     nested; and it holds in the thread that entered it, and in the threads of a backward pass that was called in the
-    block. A checkpointed loss runs again in backward: call that in the block too. Every call of torch's functions in the
+    block. What is checkpointed runs again in backward: call that in the block too, for a model in ``with accelerate():``.
+    Every call of torch's functions in the
     block costs some two microseconds more. It does not see ``scaled_dot_product_attention``, under compile also not
     ``multi_head_attention_forward``, nor what C++ and TorchScript call.
 
@@ -73,7 +74,9 @@ class Acceleration:
         taken: How many calls ran on this library, by name of the function.
         fell_back: How many were left to torch, by name and reason.
 
-    Under :func:`torch.compile` a call counts once, when it is traced, and in a block within compiled code not at all.
+    Under :func:`torch.compile` calls count when they are traced, each time that they are: a compiled function that runs
+    again counts nothing, and a block within compiled code has no counts. What is not seen (``scaled_dot_product_attention``
+    say, see :func:`accelerate`) is not counted either.
     """
 
     taken: Counter[str]
@@ -107,6 +110,9 @@ class Acceleration:
         """Leaves the model as it was."""
         for hook in self._hooks:
             hook.remove()
+        # A forward pass that was interrupted (KeyboardInterrupt) called no hook to leave.
+        while _get_current_function_mode() is self._mode:
+            self._mode.__exit__(None, None, None)
 
     def report(self) -> str:
         """What was taken, and what was left to torch and why, most frequent first."""
@@ -238,7 +244,8 @@ def _refusal_of_cross_entropy(
     if refusal is not None:
         return refusal
     of_input = _DTYPES if torch.is_autocast_enabled(input.device.type) else (input.dtype,)
-    of_target = (torch.int64, torch.uint8, *of_input)
+    # Of torch's, only the loss of rows without trailing dims takes uint8.
+    of_target = (torch.int64, *of_input) if input.dim() > 2 else (torch.int64, torch.uint8, *of_input)
     refusal = _of_tensor(target, of_target)
     if refusal is None and weight is not None:
         refusal = _of_tensor(weight, of_input)

@@ -321,8 +321,9 @@ def _sample(
     num_samples: int,
 ) -> tuple[Value, Value]:
     if temperatures is not None or not math.isinf(scale):
+        given = "that of a tensor" if temperatures is not None else f"{1 / scale if scale else math.inf:.6g}"
         raise NotImplementedError(
-            "softmax_ext.onnx: expected sample at the temperature 0, got another one. It draws by Philox4x32-10, for which "
+            f"softmax_ext.onnx: expected sample at the temperature 0, got {given}. It draws by Philox4x32-10, for which "
             "ONNX has no operator: export the logits and draw from those, or export it with temperature=0.0"
         )
     type = Type.DOUBLE if Type(logits.dtype) == Type.DOUBLE else Type.FLOAT

@@ -395,3 +395,28 @@ def test_a_copy_of_an_accelerated_model_is_one_with_counts_of_its_own(duplicate)
 def test_what_is_no_module_is_named():
     with pytest.raises(TypeError, match=r"accelerate: expected a torch.nn.Module or None, got builtin_function"):
         accelerate(torch.softmax)
+
+
+def test_an_interrupted_forward_pass_ends_with_the_acceleration():
+    class Interrupted(torch.nn.Module):
+        def forward(self, x):
+            raise KeyboardInterrupt
+
+    model = Interrupted()
+    record = accelerate(model)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            model(X)
+    record.remove()
+    torch.softmax(X, 1)
+    assert not record.taken
+
+
+def test_uint8_classes_are_taken_where_torch_takes_them():
+    target = torch.zeros(2, 3, dtype=torch.uint8)
+    with accelerate() as record:
+        F.cross_entropy(torch.randn(2, 4), target[:, 0])
+        assert record.taken["cross_entropy"] == 1
+        with pytest.raises(RuntimeError, match="Byte"):
+            F.cross_entropy(torch.randn(2, 4, 3), target)
+    assert record.taken["cross_entropy"] == 1
