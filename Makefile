@@ -143,7 +143,8 @@ test-tsan: install
 	    TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" && \
 	  setarch --addr-no-randomize env $(call sanitized_pytest,tsan) -n $(JOBS) test_lengths.py test_cross_entropy.py test_sample.py && \
 	  setarch --addr-no-randomize env $(call sanitized_pytest,tsan) -k "threads and not fork" test_cpu.py test_entropy.py \
-	    test_gradient_ways.py test_masked_softmax.py test_processes.py test_temperature_fit.py
+	    test_gradient_ways.py test_masked_softmax.py test_cross_entropy.py test_processes.py test_vocab_parallel_sample.py \
+	    test_sample.py test_temperature_fit.py
 
 # The wheel as users get it: built in isolation from the source archive, made one for every Linux that is new enough, installed
 # in an environment that has never seen the source tree. Libraries of torch are left to torch.
@@ -161,7 +162,7 @@ test-wheel: $(VENV)/.torch
 	.venv-wheel/bin/python -m pip install --quiet "$$(ls dist/repaired/*.whl)[test]"
 	SOFTMAX_EXT_WHEEL="$$(ls dist/*.whl)" SOFTMAX_EXT_REPAIRED_WHEEL="$$(ls dist/repaired/*.whl)" \
 	  .venv-wheel/bin/python -m pytest tests/wheel
-	.venv-wheel/bin/python -m pytest
+	.venv-wheel/bin/python -m pytest -n $(JOBS)
 
 # The wheel with the CUDA kernels where there is no CUDA toolkit; that of this machine is hidden from the build.
 test-nvcc-packages: install
@@ -181,7 +182,7 @@ test-newest:
 	.venv-newest/bin/python -m pip uninstall --quiet --yes softmax_ext
 	.venv-newest/bin/python -m pip install --quiet --upgrade torch
 	.venv-newest/bin/python -m pip install --quiet ".[test]"
-	.venv-newest/bin/python -m pytest
+	.venv-newest/bin/python -m pytest -n $(JOBS)
 
 # On the torch that packages are made for, and on the newest.
 test-torch-versions: test-python test-newest

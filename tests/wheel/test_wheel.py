@@ -18,7 +18,7 @@ MINOR = ".".join(torch.__version__.split(".")[:2])
 
 
 def names(wheel=WHEEL):
-    return zipfile.ZipFile(wheel).namelist()
+    return [name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")]
 
 
 def test_one_wheel_serves_every_python_of_the_platform():
