@@ -249,7 +249,12 @@ def test_a_temperature_that_is_learned_is_a_number_here():
     error = softmax_ext.calibration_error(logits, target, temperature=temperature)
     assert not error.requires_grad
     assert error == softmax_ext.calibration_error(logits, target, temperature=2.0)
-    softmax_ext.plot_reliability(logits, target, temperature=temperature)
+
+
+def test_a_plot_takes_a_temperature_that_is_learned():
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    logits, target = random_predictions(rows=40)
+    softmax_ext.plot_reliability(logits, target, temperature=torch.nn.Parameter(torch.tensor(2.0)))
 
 
 @pytest.mark.parametrize(
