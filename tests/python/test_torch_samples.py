@@ -39,7 +39,8 @@ OPERATORS = {
     "masked.log_softmax": "log_softmax",
     "masked.softmin": "softmin",
     "masked.logsumexp": "logsumexp",
-    **({"nn.functional.linear_cross_entropy": "linear_cross_entropy"} if HAS_LINEAR else {}),
+    # Where torch has it, each way of its own to chunk it.
+    **{info.full_name: "linear_cross_entropy" for info in op_db if info.name == "nn.functional.linear_cross_entropy"},
 }
 MODULES = {
     "nn.Softmax": "softmax",
