@@ -34,8 +34,8 @@ sources := $(shell find csrc cuda cmake python tools -type f \
   -not -path '*/__pycache__/*' -not -path '*.egg-info/*' -not -path 'python/softmax_ext/[ils]*/*')
 package_sources := CMakeLists.txt README.md pyproject.toml setup.py $(sources)
 
-.PHONY: install demo explorer docs pictures test test-cpp test-python test-browser test-docs test-levels test-kernels test-wheel test-nvcc-packages test-asan test-tsan \
-  test-newest test-torch-versions test-kernel-hub kernel-hub lint format gpu-check bench bench-calls bench-models soak check-archs \
+.PHONY: install demo explorer docs pictures test test-cpp test-python test-browser test-docs test-levels test-kernels test-wheel \
+  test-nvcc-packages test-asan test-tsan test-newest test-torch-versions test-kernel-hub kernel-hub lint format gpu-check bench bench-calls bench-models soak check-archs \
   check-arm check-exp clean
 .NOTPARALLEL:
 

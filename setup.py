@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from find_tools import (  # noqa: E402
     find_toolkit_packages,
     find_torch,
-    is_usable,
+    missing_tools,
     package_folders,
     torch_cuda,
     torch_minor,
@@ -57,8 +57,7 @@ class BuildLibrary(build_ext):
     editable_mode = False
 
     def run(self):
-        missing = [tool for tool in ("cmake>=3.25", "ninja") if not is_usable(tool)]
-        if missing:  # without pip's build isolation, which has them
+        if missing := missing_tools():  # without pip's build isolation, which has them
             raise SystemExit(
                 f"softmax_ext is built with {' and '.join(missing)}: run 'pip install {' '.join(missing)}'"
             )

@@ -1,14 +1,13 @@
 """setuptools' build backend, which also asks for cmake and ninja where the machine has none, and for nvcc where
 SOFTMAX_EXT_CUDA=1 asks for the CUDA kernels."""
 
-from find_tools import is_usable, toolkit_requirements
+from find_tools import missing_tools, toolkit_requirements
 from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403
 
 
 def _missing_tools():
-    tools = [requirement for requirement in ("cmake>=3.25", "ninja") if not is_usable(requirement)]
-    return tools + toolkit_requirements()
+    return missing_tools() + toolkit_requirements()
 
 
 def get_requires_for_build_wheel(config_settings=None):

@@ -33,6 +33,11 @@ def is_usable(requirement: str) -> bool:
     return not least or (version is not None and _numbers(version[0]) >= _numbers(least))
 
 
+def missing_tools() -> list[str]:
+    """What CMakeLists.txt is built with and this machine has not."""
+    return [requirement for requirement in ("cmake>=3.25", "ninja") if not is_usable(requirement)]
+
+
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in version.split(".")]
 
